@@ -1,0 +1,35 @@
+/**
+ * An ordered pipe of whole messages: what the multiplexer needs from below. One WebSocket is a Carrier; a
+ * resumable link, made of successive Carriers, is one too.
+ */
+import type { ErrorCode, TunnelError } from './errors.js'
+
+/** Most bytes of one message, on every Carrier. A larger one ends the pipe before it is buffered. */
+export const MESSAGE_LIMIT_BYTES = 1_048_576
+
+export interface CarrierEvents {
+  /** One whole message, in order. The receiver owns the bytes; a Carrier never writes to them again. */
+  message: [message: Buffer]
+  /** After `send` returned false: there is room again. */
+  drain: []
+  /** Once, last. No `message` follows. The error says why; code `CLOSED` is the normal end. */
+  close: [error: TunnelError]
+}
+
+export interface Carrier {
+  /**
+   * Queues one message, and takes over the caller's hold on it (message.ts): the Carrier reads its bytes until they
+   * have left, may write its header in front of them, and then lets go. What arrives at the other side is other memory.
+   * @returns false when the caller should wait for `drain`; the message is queued all the same. After the end
+   * the message is dropped and the answer is true: `close` has said what there is to say.
+   */
+  send(message: Buffer): boolean
+  /** Ends the pipe after what was sent; the other side's `close` hears the same code and detail. Safe to call twice. */
+  close(code: ErrorCode, detail?: string): void
+  /** Ends at once without a word: for a peer that is not there any more. `close` then says `error`. */
+  terminate(error: TunnelError): void
+  /** Bytes that came in so far, half messages included: any of them is a sign of life. */
+  readonly bytesReceived: number
+  on<E extends keyof CarrierEvents>(event: E, listener: (...args: CarrierEvents[E]) => void): this
+  off<E extends keyof CarrierEvents>(event: E, listener: (...args: CarrierEvents[E]) => void): this
+}

@@ -1,0 +1,139 @@
+/** The sections that both programs' configurations have: `session`, `admin` and `log`. */
+import type * as z from 'zod'
+import type { LinkLimits, SessionLimits } from '../index.js'
+import { choice, count, duration, listenTcp, section, size } from './fields.js'
+
+/** How much the streams of one session may have under way. */
+export const sessionSection = section(
+  'Memory of one session, which is one connection between a client and a server. The worst case of one direction of a session is `memoryBudget` plus `windowMin` for each stream.',
+  {
+    windowInitial: size({
+      about:
+        'Bytes the other side may send on a new stream before the first are read. Before it has grown, a stream carries at most this much for each round trip.',
+      min: '16KiB',
+      max: '1GiB'
+    }).prefault('1MiB'),
+    windowMin: size({
+      about: 'The window a stream gets even when the memory budget is used up.',
+      min: '16KiB',
+      max: '16MiB'
+    }).prefault('32KiB'),
+    windowMax: size({
+      about:
+        'A window grows with the measured speed and round trip up to this. One stream carries at most one window for each round trip.',
+      min: '16KiB',
+      max: '1GiB'
+    }).prefault('32MiB'),
+    memoryBudget: size({
+      about: 'All windows of a session together grow up to this.',
+      min: '1MiB',
+      max: '64GiB'
+    }).prefault('64MiB'),
+    maxStreams: count({
+      about: 'Streams open at once; one more dial is refused with OVERLOADED.',
+      min: 1,
+      max: 1_000_000
+    }).default(8192)
+  }
+)
+  .superRefine((session, context) => {
+    const { windowInitial, windowMin, windowMax } = session
+    if (windowMin > windowMax) {
+      context.addIssue({ code: 'custom', path: ['windowMin'], message: 'is larger than windowMax' })
+    }
+    if (windowInitial > windowMax) {
+      context.addIssue({ code: 'custom', path: ['windowInitial'], message: 'is larger than windowMax' })
+    }
+  })
+  .prefault({})
+
+/** The section as options of a Session. */
+export function sessionLimits(section: z.output<typeof sessionSection>): Partial<SessionLimits> {
+  return {
+    windowInitialBytes: section.windowInitial,
+    windowMinBytes: section.windowMin,
+    windowMaxBytes: section.windowMax,
+    budgetBytes: section.memoryBudget,
+    streamLimit: section.maxStreams
+  }
+}
+
+/** How a link outlives its connections. */
+export const linkSection = section(
+  'A link is what outlives connections: when one breaks, the next goes on where it ended. What was sent and is not acknowledged is kept for that. The worst case of a process is `replayBudget` plus `replayMin` for each link.',
+  {
+    resumeWindow: duration({
+      about: 'How long a link may be without a connection before its streams are given up.',
+      min: '0ms',
+      max: '1h'
+    }).prefault('60s'),
+    pingInterval: duration({
+      about:
+        'Silence after which the other side is asked for a sign of life. Also what keeps NATs and load balancers from forgetting the connection.',
+      min: '50ms',
+      max: '5m'
+    }).prefault('5s'),
+    deadAfter: duration({
+      about: 'Silence after which a connection counts as lost.',
+      min: '100ms',
+      max: '10m'
+    }).prefault('10s'),
+    replayLimit: size({
+      about:
+        'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long lines, never data.',
+      min: '64KiB',
+      max: '1GiB'
+    }).prefault('32MiB'),
+    replayMin: size({
+      about: 'Bytes a link may keep when the budget is used up.',
+      min: '16KiB',
+      max: '16MiB'
+    }).prefault('256KiB'),
+    replayBudget: size({
+      about: 'All links of the process together keep up to this.',
+      min: '1MiB',
+      max: '64GiB'
+    }).prefault('256MiB')
+  }
+)
+  .superRefine((link, context) => {
+    if (link.deadAfter <= link.pingInterval) {
+      context.addIssue({ code: 'custom', path: ['deadAfter'], message: 'is not longer than pingInterval' })
+    }
+    if (link.replayMin > link.replayLimit) {
+      context.addIssue({ code: 'custom', path: ['replayMin'], message: 'is larger than replayLimit' })
+    }
+  })
+  .prefault({})
+
+/** The section as options of a Link. */
+export function linkLimits(section: z.output<typeof linkSection>): LinkLimits {
+  return {
+    resumeWindowMs: section.resumeWindow,
+    pingIntervalMs: section.pingInterval,
+    deadAfterMs: section.deadAfter,
+    replayLimitBytes: section.replayLimit,
+    replayMinBytes: section.replayMin
+  }
+}
+
+export const adminSection = section(
+  'Health and metrics for operators, over plain HTTP and only to be read: `/livez`, `/readyz`, `/metrics`. Without this section nothing is served.',
+  {
+    listen: listenTcp({
+      about: 'Where. It asks nobody who they are: keep it on loopback or inside the pod network.'
+    })
+  }
+).optional()
+
+export const logSection = section('What the program says on standard output.', {
+  level: choice({
+    about: 'The least important thing that is still said. `debug` says something about each dial.',
+    values: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
+  }).default('info'),
+  format: choice({
+    about:
+      '`json` writes one object per line, `text` lines for people. `auto` means `text` on a terminal and `json` elsewhere.',
+    values: ['auto', 'json', 'text']
+  }).default('auto')
+}).prefault({})

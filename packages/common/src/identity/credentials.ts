@@ -1,0 +1,130 @@
+/**
+ * One reading of a certificate, its key and its authorities from files, with every check that can be made before a
+ * handshake. Plain data: following changes is bundle.ts's task.
+ */
+import { X509Certificate } from 'node:crypto'
+import type { KeyObject } from 'node:crypto'
+import { createSecureContext } from 'node:tls'
+import { TunnelError } from '../errors.js'
+import { describe, formatMoment, nameOf, readIdentity } from './identity.js'
+import type { Identity } from './identity.js'
+import { encodePrivateKey, readPrivateKeyFile } from './keys.js'
+import { formatPem, readPemFile } from './pem.js'
+
+export type CredentialFiles = {
+  /** The certificate, leaf first, then its intermediates. */
+  cert: string
+  /** The private key of the leaf, readable by nobody else (see `assertUnexposed`). */
+  key: string
+  /** The authorities that the other side's certificate must come from; any number in one file. */
+  ca?: string
+}
+
+/** PEM, cleaned: what node:tls takes. */
+export type TlsOptions = { cert: string; key: string; ca?: string[] }
+
+export type Credentials = {
+  tls: TlsOptions
+  leaf: X509Certificate
+  /** What the leaf says its holder is. */
+  identity: Identity
+  /** Names of the authorities in `ca`; empty without one. */
+  authorities: string[]
+}
+
+type Chain = [leaf: X509Certificate, ...X509Certificate[]]
+
+/** Reads and checks. Throws `BAD_IDENTITY` naming the file and what to do. `now` is the moment to judge validity at. */
+export async function loadCredentials(
+  files: CredentialFiles,
+  options: { limitBytes: number; now: Date }
+): Promise<Credentials> {
+  const { limitBytes, now } = options
+  const chain = await readCertificates(files.cert, limitBytes, '; cert and key swapped?')
+  const key = await readPrivateKeyFile(files.key, { limitBytes })
+  const authorities = files.ca === undefined ? undefined : await readCertificates(files.ca, limitBytes)
+
+  assertPair(chain, key, files)
+  assertCurrent(chain[0], files.cert, now)
+  if (files.ca !== undefined && authorities?.every(({ validTo }) => !(now <= new Date(validTo)))) {
+    const [first] = authorities
+    const moment = formatMoment(new Date(first.validTo))
+    throw new TunnelError(
+      'BAD_IDENTITY',
+      `every authority in ${files.ca} has expired: ${describe(first)} on ${moment}`
+    )
+  }
+
+  const tls: TlsOptions = {
+    cert: chain.map(String).join(''),
+    key: encodePrivateKey(key),
+    ...(authorities && { ca: authorities.map(String) })
+  }
+  assertAcceptable(tls, files)
+  const identity = readIdentity(chain[0], 'BAD_IDENTITY')
+  return { tls, leaf: chain[0], identity, authorities: (authorities ?? []).map(nameOf) }
+}
+
+/** The certificates of a PEM file, at least one. Throws `BAD_IDENTITY`; `hint` ends the sentence when it holds a key only. */
+async function readCertificates(path: string, limitBytes: number, hint = ''): Promise<Chain> {
+  const blocks = await readPemFile(path, { limitBytes })
+  const certificates = blocks
+    .filter(({ label }) => label === 'CERTIFICATE')
+    .map(({ body }, index) => {
+      try {
+        return new X509Certificate(formatPem('CERTIFICATE', Buffer.from(body, 'base64')))
+      } catch (error) {
+        throw new TunnelError(
+          'BAD_IDENTITY',
+          `certificate ${index + 1} in ${path} is broken: OpenSSL cannot read it`,
+          { cause: error }
+        )
+      }
+    })
+  const [first, ...rest] = certificates
+  if (first !== undefined) return [first, ...rest]
+  const holdsKey = blocks.some(({ label }) => label.endsWith('PRIVATE KEY'))
+  const holds = holdsKey
+    ? `a private key but no certificate${hint}`
+    : `no certificate, only: ${blocks.map(({ label }) => label).join(', ')}`
+  throw new TunnelError('BAD_IDENTITY', `${path} holds ${holds}`)
+}
+
+function assertPair(chain: Chain, key: KeyObject, { cert, key: keyPath }: CredentialFiles): void {
+  const owner = chain.findIndex(certificate => certificate.checkPrivateKey(key))
+  if (owner === 0) return
+  throw new TunnelError(
+    'BAD_IDENTITY',
+    owner > 0
+      ? `${keyPath} is the key of certificate ${owner + 1} in ${cert}; put that certificate first, its issuers after it`
+      : `${keyPath} is not the key of the certificate in ${cert} (${describe(chain[0])})`
+  )
+}
+
+// Written so that a date that cannot be read (NaN) refuses.
+function assertCurrent(leaf: X509Certificate, path: string, now: Date): void {
+  const notBefore = new Date(leaf.validFrom)
+  const notAfter = new Date(leaf.validTo)
+  if (!(now <= notAfter)) {
+    throw new TunnelError(
+      'BAD_IDENTITY',
+      `the certificate in ${path} expired on ${formatMoment(notAfter)}; renew it`
+    )
+  }
+  if (!(now >= notBefore)) {
+    throw new TunnelError(
+      'BAD_IDENTITY',
+      `the certificate in ${path} is not valid before ${formatMoment(notBefore)}; check this machine's clock`
+    )
+  }
+}
+
+/** OpenSSL has demands of its own, on key sizes and signature hashes for instance: heard now, not at the first handshake. */
+function assertAcceptable(tls: TlsOptions, { cert, key }: CredentialFiles): void {
+  try {
+    createSecureContext(tls)
+  } catch (error) {
+    const reason = (error as { reason?: string }).reason ?? String(error)
+    throw new TunnelError('BAD_IDENTITY', `OpenSSL refuses ${cert} with ${key}: ${reason}`, { cause: error })
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * Who is at the other end of a TLS socket, and what its certificate lets it be. Servers run with `requestCert: true,
+ * rejectUnauthorized: false`, so that a refusal can be explained over HTTP; this file is the door that makes that
+ * safe: no Identity leaves it for a socket whose certificate did not verify.
+ */
+import type { X509Certificate } from 'node:crypto'
+import { X509Certificate as Certificate } from 'node:crypto'
+import tls from 'node:tls'
+import type { PeerCertificate, TLSSocket } from 'node:tls'
+import { TunnelError } from '../errors.js'
+import { describe, describeIssuer, formatMoment, quote, readIdentity } from './identity.js'
+import type { Identity } from './identity.js'
+
+export { readIdentity } from './identity.js'
+export type { Identity } from './identity.js'
+
+export type VerifyOptions = {
+  /** Code of the refusal: `NOT_IDENTIFIED` for callers of a front (default), `CLIENT_NOT_IDENTIFIED` for tunnel clients. */
+  code?: 'NOT_IDENTIFIED' | 'CLIENT_NOT_IDENTIFIED'
+  /** Names of the authorities that would have been accepted, for the message: `Bundle.authorities`. */
+  authorities?: readonly string[]
+  /** The moment to judge validity at. Default: now. */
+  now?: Date
+}
+
+/** Extra identities of one cluster, for certificates that our PKI did not make. Any one of them suffices. */
+export type ClusterIdentities = {
+  name: string
+  identities?: { commonNames?: readonly string[]; dnsNames?: readonly string[]; uris?: readonly string[] }
+}
+
+// RFC 5280 §4.2.1.12: id-kp-clientAuth.
+const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2'
+
+/**
+ * The verified identity behind a server's TLS socket. Throws `NOT_IDENTIFIED` (or the code asked for) with a
+ * sentence that a stranger can act upon. Two things are asked beyond `socket.authorized`: a certificate must be
+ * there, because Node calls a resumed TLS 1.3 session without one authorised; and it must be valid now, because a
+ * resumed session repeats an old verdict.
+ */
+export function verifyPeer(socket: TLSSocket, options: VerifyOptions = {}): Identity {
+  const { code = 'NOT_IDENTIFIED', authorities, now = new Date() } = options
+  const certificate = socket.getPeerX509Certificate()
+  if (certificate === undefined) throw new TunnelError(code, 'no client certificate was presented')
+  const reason = refusalByDate(certificate, now) ?? refusalByTls(socket, certificate, authorities)
+  if (reason !== undefined) throw new TunnelError(code, reason)
+  return readIdentity(certificate, code)
+}
+
+/**
+ * The cluster a tunnel client belongs to: the one in its tendril: URI, else the only one whose `identities` name its
+ * common name (exactly), a DNS name (in any case) or a URI (exactly). Throws `CLUSTER_DENIED` saying what was
+ * presented: no such cluster, no match, several matches, or a certificate of a server or a caller.
+ */
+export function clusterOf(identity: Identity, clusters: readonly ClusterIdentities[]): string {
+  if (identity.role === 'server' || identity.role === 'caller') {
+    throw new TunnelError(
+      'CLUSTER_DENIED',
+      `${presented(identity)} is the certificate of a ${identity.role}, not of a client`
+    )
+  }
+  if (identity.role === 'client') {
+    const { cluster = '' } = identity
+    if (clusters.some(({ name }) => name === cluster)) return cluster
+    throw new TunnelError(
+      'CLUSTER_DENIED',
+      `the certificate is for cluster ${quote(cluster)}, which is not configured here`
+    )
+  }
+  const matches = clusters.filter(cluster => matchesIdentities(identity, cluster))
+  const [match] = matches
+  if (match === undefined) {
+    throw new TunnelError(
+      'CLUSTER_DENIED',
+      `${presented(identity)} is not an identity of any cluster configured here`
+    )
+  }
+  if (matches.length > 1) {
+    const names = matches.map(({ name }) => quote(name)).join(' and ')
+    throw new TunnelError(
+      'CLUSTER_DENIED',
+      `${presented(identity)} is an identity of clusters ${names}; exactly one is allowed`
+    )
+  }
+  return match.name
+}
+
+/**
+ * Lets a verified identity use a front: a `caller`, or a certificate that our PKI did not make, for there the
+ * front's `clientCa` decides. Throws `CALLER_DENIED` for clients and servers: what a cluster's nodes hold must
+ * never open a way back into a control plane.
+ */
+export function assertCaller(identity: Identity): void {
+  if (identity.role === 'client' || identity.role === 'server') {
+    throw new TunnelError(
+      'CALLER_DENIED',
+      `${presented(identity)} is the certificate of a ${identity.role}, not of a caller`
+    )
+  }
+}
+
+/**
+ * For clients: a server certificate that carries a tendril: URI must be a server's, so that a stolen client or caller
+ * certificate cannot play the server. Host names stay Node's business. Throws `SERVER_NOT_IDENTIFIED`.
+ */
+export function checkServerRole(certificate: X509Certificate): void {
+  const identity = readIdentity(certificate, 'SERVER_NOT_IDENTIFIED')
+  if (identity.role === undefined || identity.role === 'server') return
+  throw new TunnelError(
+    'SERVER_NOT_IDENTIFIED',
+    `${presented(identity)} is the certificate of a ${identity.role}, not of a server`
+  )
+}
+
+/** The `checkServerIdentity` option of `tls.connect`: Node's check of the host name, then `checkServerRole`. */
+export function checkServerIdentity(host: string, peer: PeerCertificate): Error | undefined {
+  const mismatch = tls.checkServerIdentity(host, peer)
+  if (mismatch !== undefined) return mismatch
+  try {
+    checkServerRole(new Certificate(peer.raw))
+    return undefined
+  } catch (error) {
+    return TunnelError.from(error, 'SERVER_NOT_IDENTIFIED')
+  }
+}
+
+// Written so that a date that cannot be read (NaN) refuses.
+function refusalByDate(certificate: X509Certificate, now: Date): string | undefined {
+  const notBefore = new Date(certificate.validFrom)
+  const notAfter = new Date(certificate.validTo)
+  if (!(now <= notAfter))
+    return `certificate of ${describe(certificate)} expired on ${formatMoment(notAfter)}`
+  if (!(now >= notBefore)) {
+    return `certificate of ${describe(certificate)} is not valid before ${formatMoment(notBefore)}; check the clocks`
+  }
+  return undefined
+}
+
+function refusalByTls(
+  socket: TLSSocket,
+  certificate: X509Certificate,
+  authorities: readonly string[] | undefined
+): string | undefined {
+  if (socket.authorized === true) return undefined
+  const who = `certificate of ${describe(certificate)}`
+  // Typed as Error, but servers put OpenSSL's name of the verdict here.
+  const verdict = String(socket.authorizationError ?? 'no verdict')
+  switch (verdict) {
+    case 'UNABLE_TO_GET_ISSUER_CERT':
+    case 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY':
+    case 'UNABLE_TO_VERIFY_LEAF_SIGNATURE':
+    case 'SELF_SIGNED_CERT_IN_CHAIN': {
+      const known = authorities?.length ? authorities.map(quote).join(', ') : 'the authorities in clientCa'
+      return `${who} is signed by an unknown authority, ${describeIssuer(certificate)}; expected one of: ${known}`
+    }
+    case 'DEPTH_ZERO_SELF_SIGNED_CERT':
+      return `${who} is signed by itself, not by an authority known here`
+    case 'CERT_HAS_EXPIRED':
+      return `${who} was issued under an authority whose certificate has expired`
+    case 'CERT_NOT_YET_VALID':
+      return `${who} was issued under an authority whose certificate is not valid yet; check the clocks`
+    case 'INVALID_PURPOSE':
+      // Node's `keyUsage` is the extended one: undefined when the certificate has none.
+      return certificate.keyUsage?.includes(CLIENT_AUTH) === false
+        ? `${who} is not meant for clients: its extended key usage lacks clientAuth`
+        : `${who} may not be used by clients: its key usage says otherwise`
+    case 'CERT_SIGNATURE_FAILURE':
+      return `${who} was not signed by the authority that it names, ${describeIssuer(certificate)}`
+    default:
+      return `${who} did not verify (${verdict})`
+  }
+}
+
+function matchesIdentities(identity: Identity, { identities = {} }: ClusterIdentities): boolean {
+  const { commonNames = [], dnsNames = [], uris = [] } = identities
+  const wanted = new Set(dnsNames.map(name => name.toLowerCase()))
+  return (
+    (identity.commonName !== undefined && commonNames.includes(identity.commonName)) ||
+    identity.dnsNames.some(name => wanted.has(name.toLowerCase())) ||
+    identity.uris.some(uri => uris.includes(uri))
+  )
+}
+
+function presented(identity: Identity): string {
+  const names = [
+    identity.commonName !== undefined && `CN ${quote(identity.commonName)}`,
+    identity.dnsNames.length > 0 && `DNS ${quote(identity.dnsNames.join(' '))}`,
+    identity.uris.length > 0 && `URI ${quote(identity.uris.join(' '))}`
+  ].filter(name => name !== false)
+  return names.length > 0 ? names.join(', ') : `a certificate without names (${identity.fingerprint256})`
+}

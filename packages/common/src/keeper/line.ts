@@ -1,0 +1,116 @@
+/**
+ * A line: one link to one server, with the session on it. It outlives the connections under it and knows whether it
+ * needs another one; who brings that is the keeper's business.
+ */
+import type { Carrier } from '../carrier.js'
+import type { Clock, Timer } from '../clock.js'
+import type { TunnelError } from '../errors.js'
+import { type LinkSelf, shakeHands } from '../link/handshake.js'
+import type { Link } from '../link/link.js'
+import type { Session } from '../mux/session.js'
+
+export type LineOptions = {
+  /** Id of the server at the other end. */
+  server: string
+  link: Link
+  session: Session
+  self: LinkSelf
+  clock: Clock
+  /** After this long a connection is replaced before somebody cuts it, in milliseconds; 0: never. */
+  maxAgeMs: number
+  random: () => number
+  /** Something happened that may mean work for the keeper. */
+  onChange: (line: Line) => void
+}
+
+export class Line {
+  readonly server: string
+  readonly slot: number
+  readonly link: Link
+  readonly session: Session
+  readonly #options: LineOptions
+  /** The server takes no new streams here: it drains. */
+  leaving = false
+  /** The carrier over which a handshake is under way: one at a time (docs/protocol.md §6). */
+  #asking: Carrier | undefined
+  /** The connection is old: it is to be replaced while it still works. */
+  #stale = false
+  #ageTimer: Timer | undefined
+  #upAtMs = 0
+  #livedMs = 0
+
+  constructor(options: LineOptions) {
+    this.#options = options
+    this.server = options.server
+    this.slot = options.self.slot
+    this.link = options.link
+    this.session = options.session
+    this.link.on('up', () => this.#linkOnUp())
+    this.link.on('down', () => this.#linkOnEnd())
+    this.link.on('close', () => this.#linkOnEnd())
+    this.session.on('goaway', () => {
+      this.leaving = true
+      this.#changed()
+    })
+  }
+
+  get up(): boolean {
+    return this.link.state === 'up'
+  }
+
+  get over(): boolean {
+    return this.link.state === 'closed'
+  }
+
+  /** How long the last connection lasted, in milliseconds. */
+  get livedMs(): number {
+    return this.#livedMs
+  }
+
+  /** Another connection would be welcome: there is none, or it has grown old. */
+  get wantsCarrier(): boolean {
+    return !this.over && !this.#asking && (!this.up || this.#stale)
+  }
+
+  /** Goes on over `carrier`, or begins. Rejects as `shakeHands` does. */
+  async attach(carrier: Carrier): Promise<void> {
+    this.#asking = carrier
+    try {
+      await shakeHands(carrier, this.link, this.#options.self, { clock: this.#options.clock })
+    } finally {
+      this.#asking = undefined
+    }
+  }
+
+  close(reason: TunnelError): void {
+    this.link.close(reason.code, reason.detail)
+    this.#asking?.close(reason.code, reason.detail)
+  }
+
+  #linkOnUp(): void {
+    const { clock, maxAgeMs, random } = this.#options
+    this.#upAtMs = clock.now()
+    this.#stale = false
+    this.#ageTimer?.cancel()
+    this.#ageTimer = undefined
+    if (maxAgeMs > 0) {
+      // Between 80 and 90 %: early enough to be done in time, and not all lines at once.
+      this.#ageTimer = clock.after(maxAgeMs * (0.8 + 0.1 * random()), () => {
+        this.#stale = true
+        this.#changed()
+      })
+    }
+    this.#changed()
+  }
+
+  #linkOnEnd(): void {
+    if (this.#upAtMs > 0) this.#livedMs = this.#options.clock.now() - this.#upAtMs
+    this.#upAtMs = 0
+    this.#ageTimer?.cancel()
+    this.#changed()
+  }
+
+  #changed(): void {
+    this.#options.onChange(this)
+  }
+}

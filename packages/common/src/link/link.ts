@@ -1,0 +1,345 @@
+/**
+ * A Carrier made of successive Carriers. Every session message is counted and kept until the other side has it;
+ * when a carrier is lost the link is *down*, what is sent waits, and the next carrier begins where the last one
+ * ended. Above it nobody notices but by the clock. Who dials, and how the two sides shake hands, is not here.
+ *
+ * ```
+ *          attach                 carrier lost
+ *  down ───────────► up ─────────────────────────► down
+ *   │  ▲              │ attach: the newest carrier wins, the older one ends SUPERSEDED
+ *   │  └──────────────┘
+ *   └─ resumeWindowMs over, or close ──► closed         (from `up`: close, or the peer closes)
+ * ```
+ */
+import { EventEmitter } from 'node:events'
+import type { Carrier, CarrierEvents } from '../carrier.js'
+import { type Clock, type Timer, systemClock } from '../clock.js'
+import { type ErrorCode, TunnelError } from '../errors.js'
+import { holdMessage } from '../message.js'
+import { Heartbeat, type HeartbeatLimits, heartbeatDefaults } from './heartbeat.js'
+import { decodeNote, decodeNumber, encodeNote, encodeNumber, isLinkMessage, linkType } from './message.js'
+import { ReplayBudget, ReplayBuffer, type ReplayLimits, replayDefaults } from './replay.js'
+
+export type LinkLimits = ReplayLimits &
+  HeartbeatLimits & {
+    /** How long a link may be down before its streams are given up, in milliseconds. Default 60 000. */
+    resumeWindowMs: number
+  }
+
+export const linkDefaults: LinkLimits = { ...replayDefaults, ...heartbeatDefaults, resumeWindowMs: 60_000 }
+
+/** Received messages are acknowledged at the latest after this many bytes, or after a while. */
+const ACK_BYTES = 2 << 20
+const ACK_AFTER_MS = 250
+
+export type LinkState = 'down' | 'up' | 'closed'
+
+export type LinkEvents = CarrierEvents & {
+  /** A carrier was attached: the first one, or one more after `downMs` with `replayed` bytes to send again. */
+  up: [info: { first: boolean; downMs: number; replayedBytes: number }]
+  /** The carrier was lost; the link waits for the next. */
+  down: [reason: TunnelError]
+  /** A note from the other side. */
+  note: [text: string]
+}
+
+/** What the handshake found out, for `attach`. */
+export type ResumeCounts = {
+  /** How many of our messages the peer has. */
+  peerReceived: number
+  /** After which of its messages the peer begins; some of those that follow may be known already. */
+  peerSendsFrom: number
+  /** Bytes the peer keeps for replay: it must hear acknowledgements well before. */
+  peerReplayLimitBytes: number
+}
+
+export type LinkOptions = { limits?: Partial<LinkLimits>; clock?: Clock; budget?: ReplayBudget }
+
+export class Link extends EventEmitter implements Carrier {
+  /** 128 random bits that the server chose; undefined until the first handshake. */
+  id: Buffer | undefined
+  readonly #clock: Clock
+  readonly #limits: LinkLimits
+  readonly #replay: ReplayBuffer
+
+  #state: LinkState = 'down'
+  #carrier: Carrier | undefined
+  #heartbeat: Heartbeat | undefined
+  #resumeTimer: Timer | undefined
+  #ackTimer: Timer | undefined
+  #attached = 0
+  #downSinceMs: number
+  #note: string | undefined
+
+  #received = 0
+  #bytesReceivedBefore = 0
+  #unackedBytes = 0
+  #ackEveryBytes = ACK_BYTES
+  /** Messages that the next carrier will bring again although we have them. */
+  #skip = 0
+  /** The carrier said "wait for drain". */
+  #carrierFull = false
+  /** We said so to the session. */
+  #blocked = false
+
+  constructor({ limits, clock = systemClock, budget = new ReplayBudget() }: LinkOptions = {}) {
+    super()
+    this.#clock = clock
+    this.#limits = { ...linkDefaults, ...limits }
+    this.#replay = new ReplayBuffer(this.#limits, budget)
+    this.#downSinceMs = clock.now()
+  }
+
+  override on<E extends keyof LinkEvents>(event: E, listener: (...args: LinkEvents[E]) => void): this {
+    return super.on(event, listener)
+  }
+
+  override off<E extends keyof LinkEvents>(event: E, listener: (...args: LinkEvents[E]) => void): this {
+    return super.off(event, listener)
+  }
+
+  override emit<E extends keyof LinkEvents>(event: E, ...args: LinkEvents[E]): boolean {
+    return super.emit(event, ...args)
+  }
+
+  get state(): LinkState {
+    return this.#state
+  }
+
+  get limits(): Readonly<LinkLimits> {
+    return this.#limits
+  }
+
+  /** Session messages received since the link began: what the other side need not send again. */
+  get received(): number {
+    return this.#received
+  }
+
+  get bytesReceived(): number {
+    return this.#bytesReceivedBefore + (this.#carrier?.bytesReceived ?? 0)
+  }
+
+  /** Bytes kept for a resume. */
+  get replayBytes(): number {
+    return this.#replay.bytes
+  }
+
+  /** Last round trip measured by the heartbeat in milliseconds; 0 before the first. */
+  get roundTripMs(): number {
+    return this.#heartbeat?.roundTripMs ?? 0
+  }
+
+  /** Milliseconds without a sign of life; while down, since the carrier was lost. */
+  get silentMs(): number {
+    return this.#heartbeat?.silentMs ?? this.#clock.now() - this.#downSinceMs
+  }
+
+  // Carrier, for the session above.
+
+  send(message: Buffer): boolean {
+    if (this.#state === 'closed') return true
+    this.#replay.push(message)
+    if (this.#carrier && !sendKept(this.#carrier, message)) this.#carrierFull = true
+    this.#blocked = this.#carrierFull || !this.#replay.hasRoom
+    return !this.#blocked
+  }
+
+  close(code: ErrorCode, detail?: string): void {
+    if (this.#state === 'closed') return
+    const carrier = this.#detach()
+    this.#end(new TunnelError(code, detail))
+    carrier?.close(code, detail)
+  }
+
+  terminate(error: TunnelError): void {
+    if (this.#state === 'closed') return
+    const carrier = this.#detach()
+    this.#end(error)
+    carrier?.terminate(error)
+  }
+
+  // Carriers, from below.
+
+  /**
+   * Where sending would go on for a peer that says it has received `count` of our messages, or undefined when
+   * that cannot be. A peer may have acknowledged more over the old carrier than it said over the new one.
+   */
+  resumePoint(count: number): number | undefined {
+    if (this.#state === 'closed' || count > this.#replay.sent) return undefined
+    return Math.max(count, this.#replay.acknowledged)
+  }
+
+  /**
+   * Goes on over `carrier`, whose handshake is done. The newest carrier wins: an older one ends SUPERSEDED and is
+   * not heard again. @throws TunnelError RESUME_REFUSED when the counts do not fit; the link is then as before.
+   */
+  attach(carrier: Carrier, resume: ResumeCounts): void {
+    const skip = this.#received - resume.peerSendsFrom
+    if (skip < 0 || this.resumePoint(resume.peerReceived) !== resume.peerReceived) {
+      throw new TunnelError('RESUME_REFUSED', 'the message counts of the two sides do not fit')
+    }
+    this.#detach()?.close('SUPERSEDED')
+    this.#resumeTimer?.cancel()
+    this.#skip = skip
+    this.#replay.acknowledge(resume.peerReceived)
+    this.#ackEveryBytes = Math.min(ACK_BYTES, Math.floor(resume.peerReplayLimitBytes / 4))
+    this.#unackedBytes = 0
+    this.#carrier = carrier
+    const replay = this.#replay.unacknowledged()
+    const replayedBytes = this.#attached > 0 ? this.#replay.bytes : 0
+
+    const mine = <A extends unknown[]>(handle: (...args: A) => void) => {
+      return (...args: A): void => {
+        if (this.#carrier === carrier) handle(...args)
+      }
+    }
+    carrier.on(
+      'message',
+      mine((message: Buffer) => this.#carrierOnMessage(message))
+    )
+    carrier.on(
+      'drain',
+      mine(() => this.#carrierOnDrain())
+    )
+    carrier.on(
+      'close',
+      mine((error: TunnelError) => this.#carrierOnClose(error))
+    )
+    this.#heartbeat = new Heartbeat(this.#clock, this.#limits, {
+      bytesReceived: () => carrier.bytesReceived,
+      ping: id => void carrier.send(encodeNumber(linkType.PING, id)),
+      dead: silentMs => {
+        carrier.terminate(new TunnelError('LINK_LOST', `nothing heard for ${Math.round(silentMs)} ms`))
+      }
+    })
+
+    const info = {
+      first: this.#attached === 0,
+      downMs: this.#state === 'down' ? this.#clock.now() - this.#downSinceMs : 0,
+      replayedBytes
+    }
+    this.#attached++
+    this.#state = 'up'
+    if (this.#note !== undefined) carrier.send(encodeNote(this.#note))
+    // It does not know that these have arrived; at its replay limit it sends nothing that would be acknowledged.
+    if (skip > 0) this.#acknowledge()
+    for (const message of replay) this.#carrierFull = !sendKept(carrier, message)
+    this.#heartbeat.ping()
+    this.emit('up', info)
+    this.#resumeSending()
+  }
+
+  /** Asks for a sign of life now rather than at the next interval; down if none comes in `deadAfterMs`. */
+  probe(): void {
+    this.#heartbeat?.ping()
+  }
+
+  /** The carrier is given up, the link is not: it waits for the next one. */
+  drop(reason: TunnelError): void {
+    this.#carrier?.terminate(reason)
+  }
+
+  /** Tells the other side something beside the session. The last note is told again on every new carrier. */
+  tell(note: string): void {
+    this.#note = note
+    this.#carrier?.send(encodeNote(note))
+  }
+
+  #carrierOnDrain(): void {
+    this.#carrierFull = false
+    this.#resumeSending()
+  }
+
+  #carrierOnMessage(message: Buffer): void {
+    this.#heartbeat?.listen()
+    if (!isLinkMessage(message)) return this.#onSessionMessage(message)
+    try {
+      this.#onLinkMessage(message)
+    } catch (error) {
+      const broken = TunnelError.from(error)
+      this.close(broken.code, broken.detail)
+    }
+  }
+
+  #onSessionMessage(message: Buffer): void {
+    if (this.#skip > 0) {
+      this.#skip--
+      return
+    }
+    this.#received++
+    this.#unackedBytes += message.length
+    if (this.#unackedBytes >= this.#ackEveryBytes) this.#acknowledge()
+    else this.#ackTimer ??= this.#clock.after(ACK_AFTER_MS, () => this.#acknowledge())
+    this.emit('message', message)
+  }
+
+  #acknowledge(): void {
+    this.#ackTimer?.cancel()
+    this.#ackTimer = undefined
+    this.#unackedBytes = 0
+    this.#carrier?.send(encodeNumber(linkType.ACK, this.#received))
+  }
+
+  #onLinkMessage(message: Buffer): void {
+    const type = message[0] as number
+    if (type === linkType.PING) this.#carrier?.send(encodeNumber(linkType.PONG, decodeNumber(message)))
+    else if (type === linkType.PONG) this.#heartbeat?.pong(decodeNumber(message))
+    else if (type === linkType.NOTE) this.emit('note', decodeNote(message))
+    else if (type === linkType.ACK) {
+      this.#replay.acknowledge(decodeNumber(message))
+      this.#resumeSending()
+    } else if (type <= linkType.NOTE) {
+      throw new TunnelError('PROTOCOL_ERROR', `link message ${type} comes once, first`)
+    }
+    // Later versions may say more; what this one does not know is not for it.
+  }
+
+  /** After an acknowledgement, a drain, or a new carrier: the session may go on if nothing else holds it up. */
+  #resumeSending(): void {
+    if (!this.#blocked || this.#carrierFull || !this.#replay.hasRoom) return
+    this.#blocked = false
+    this.emit('drain')
+  }
+
+  #carrierOnClose(error: TunnelError): void {
+    this.#detach()
+    if (!isLoss(error)) return this.#end(error)
+    this.#state = 'down'
+    this.#downSinceMs = this.#clock.now()
+    this.#resumeTimer = this.#clock.after(this.#limits.resumeWindowMs, () => {
+      this.#end(new TunnelError('RESUME_EXPIRED', `down for ${this.#limits.resumeWindowMs} ms`))
+    })
+    this.emit('down', error)
+  }
+
+  #detach(): Carrier | undefined {
+    const carrier = this.#carrier
+    this.#carrier = undefined
+    this.#carrierFull = false
+    this.#bytesReceivedBefore += carrier?.bytesReceived ?? 0
+    this.#heartbeat?.stop()
+    this.#heartbeat = undefined
+    this.#ackTimer?.cancel()
+    this.#ackTimer = undefined
+    return carrier
+  }
+
+  #end(error: TunnelError): void {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    this.#resumeTimer?.cancel()
+    this.#replay.clear()
+    this.emit('close', error)
+  }
+}
+
+/** Sends a message that the replay buffer goes on holding. */
+function sendKept(carrier: Carrier, message: Buffer): boolean {
+  holdMessage(message)
+  return carrier.send(message)
+}
+
+/** A carrier that was lost, not closed on purpose: the link goes on without it. */
+function isLoss(error: TunnelError): boolean {
+  return error.code === 'LINK_LOST' || error.code === 'SUPERSEDED'
+}

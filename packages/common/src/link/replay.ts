@@ -1,0 +1,110 @@
+/**
+ * The replay buffer of a link: counted messages that the other side has not acknowledged, kept by reference.
+ * Knows nothing of sockets or time. Counting follows XEP-0198 §4: an acknowledgement carries a total, not an id.
+ */
+import { TunnelError } from '../errors.js'
+import { releaseMessage } from '../message.js'
+
+/** Bytes that all links of one process keep together. A link may always keep its minimum. */
+export class ReplayBudget {
+  readonly totalBytes: number
+  usedBytes = 0
+
+  /** `totalBytes`: default 256 MiB. Worst case of the process: `totalBytes + links x replayMinBytes`. */
+  constructor(totalBytes = 256 << 20) {
+    this.totalBytes = totalBytes
+  }
+}
+
+export type ReplayLimits = {
+  /**
+   * Most bytes kept for a resume. At the limit `send` answers false until acknowledgements arrive. Default
+   * 32 MiB: 400 MiB/s at 50 ms of round trip. Too small costs throughput on long lines, never data.
+   */
+  replayLimitBytes: number
+  /** Bytes a link may keep when the budget is used up. Default 256 KiB. */
+  replayMinBytes: number
+}
+
+export const replayDefaults: ReplayLimits = { replayLimitBytes: 32 << 20, replayMinBytes: 256 << 10 }
+
+export class ReplayBuffer {
+  readonly #limits: ReplayLimits
+  readonly #budget: ReplayBudget
+  #messages: Buffer[] = []
+  #head = 0
+  #bytes = 0
+  #sent = 0
+  #acknowledged = 0
+
+  constructor(limits: ReplayLimits, budget: ReplayBudget) {
+    this.#limits = limits
+    this.#budget = budget
+  }
+
+  /** Messages sent since the link began. */
+  get sent(): number {
+    return this.#sent
+  }
+
+  /** Messages the other side has for sure. */
+  get acknowledged(): number {
+    return this.#acknowledged
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Whether more may be kept; while false, the sender waits. One message may go over the limit. */
+  get hasRoom(): boolean {
+    if (this.#bytes < this.#limits.replayMinBytes) return true
+    return this.#bytes < this.#limits.replayLimitBytes && this.#budget.usedBytes < this.#budget.totalBytes
+  }
+
+  /** Takes over the caller's hold on the message. */
+  push(message: Buffer): void {
+    this.#messages.push(message)
+    this.#sent++
+    this.#bytes += message.length
+    this.#budget.usedBytes += message.length
+  }
+
+  /** The other side has `count` messages. @throws TunnelError PROTOCOL_ERROR when it cannot be. */
+  acknowledge(count: number): void {
+    if (count < this.#acknowledged || count > this.#sent) {
+      const range = `${this.#acknowledged} to ${this.#sent} fit`
+      throw new TunnelError('PROTOCOL_ERROR', `${count} messages acknowledged, ${range}`)
+    }
+    let freed = 0
+    for (; this.#acknowledged < count; this.#acknowledged++) {
+      const message = this.#messages[this.#head] as Buffer
+      freed += message.length
+      releaseMessage(message)
+      // Let the bytes go at once, not when the array is next compacted.
+      this.#messages[this.#head++] = NOTHING
+    }
+    this.#bytes -= freed
+    this.#budget.usedBytes -= freed
+    if (this.#head > 1024 && this.#head * 2 > this.#messages.length) {
+      this.#messages.splice(0, this.#head)
+      this.#head = 0
+    }
+  }
+
+  /** What the other side has not acknowledged, in order. */
+  unacknowledged(): Buffer[] {
+    return this.#messages.slice(this.#head)
+  }
+
+  /** Lets everything go. */
+  clear(): void {
+    this.#budget.usedBytes -= this.#bytes
+    this.#messages = []
+    this.#head = 0
+    this.#bytes = 0
+    this.#acknowledged = this.#sent
+  }
+}
+
+const NOTHING = Buffer.alloc(0)

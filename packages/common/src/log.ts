@@ -1,0 +1,91 @@
+/**
+ * The one logger of a program: pino on standard output, as JSON for machines or as short lines for people. Decides
+ * how things are said and what is never said; what is said is up to those who log.
+ */
+import { inspect } from 'node:util'
+import pino, { type DestinationStream, type Logger } from 'pino'
+import { TunnelError } from './errors.js'
+
+export type Log = Logger
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
+export type LogFormat = 'auto' | 'json' | 'text'
+
+/** A reader of the log that stalls costs lines beyond this, never the tunnel. */
+export const LOG_BUFFER_BYTES = 1_048_576
+
+/** PIPE_BUF: writes up to this size are whole lines also where several processes write to one pipe (pipe(7)). */
+const LOG_WRITE_BYTES = 4_096
+
+/** Wherever an object with one of these keys is logged, the value is not. */
+const NEVER_LOGGED = [
+  'key',
+  'passphrase',
+  'password',
+  'token',
+  'authorization',
+  'proxy-authorization',
+  'cookie'
+]
+const REDACTED = NEVER_LOGGED.flatMap(name => [`["${name}"]`, `*["${name}"]`, `*.*["${name}"]`])
+
+export type LogOptions = {
+  /** Default `info`. */
+  level?: LogLevel
+  /** Default `auto`: text when standard output is a terminal, else JSON. */
+  format?: LogFormat
+  /** Where lines go, for tests. Default standard output. */
+  destination?: DestinationStream
+}
+
+/**
+ * Makes a logger. Lines are written without waiting for the reader of standard output; what is left when the
+ * process exits is written then.
+ */
+export function createLog({ level = 'info', format = 'auto', destination }: LogOptions = {}): Log {
+  const asText = format === 'text' || (format === 'auto' && !destination && process.stdout.isTTY)
+  const out =
+    destination ??
+    pino.destination({ dest: 1, sync: false, maxLength: LOG_BUFFER_BYTES, maxWrite: LOG_WRITE_BYTES })
+  return pino(
+    {
+      level,
+      base: null,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: label => ({ level: label }) },
+      serializers: { err: describeError },
+      redact: { paths: REDACTED, censor: '***' }
+    },
+    asText ? { write: line => out.write(textLine(line)) } : out
+  )
+}
+
+/** The outside hears code and sentence; the log gets the cause as well, and a stack only where nobody expected the error. */
+function describeError(error: unknown): unknown {
+  if (!(error instanceof Error)) return error
+  if (!(error instanceof TunnelError)) return pino.stdSerializers.err(error)
+  const { code, message, cause } = error
+  if (cause === undefined) return { code, message }
+  return { code, message, cause: cause instanceof Error ? cause.message : inspect(cause) }
+}
+
+type Line = { level: string; time: string; msg?: string } & Record<string, unknown>
+
+/** `12:00:01 info  link up  cluster=demo server=wss://vpn.demo.test` */
+export function textLine(json: string): string {
+  const { level, time, msg = '', ...fields } = JSON.parse(json) as Line
+  const clock = time.slice('2026-01-01T'.length, '2026-01-01T00:00:00'.length)
+  const said = `${clock} ${level.padEnd('info '.length)} ${msg}`
+  const shown = Object.entries(fields).map(([name, value]) => `${name}=${textValue(value)}`)
+  return `${oneLine(shown.length > 0 ? `${said}  ${shown.join(' ')}` : said)}\n`
+}
+
+function textValue(value: unknown): string {
+  const isBare = typeof value === 'string' && /^[^\s"=]+$/.test(value)
+  return isBare ? value : JSON.stringify(value)
+}
+
+/** Whoever chose the text, it stays one line and sends no commands to the terminal. */
+function oneLine(text: string): string {
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, ' ')
+}

@@ -1,0 +1,620 @@
+/**
+ * The multiplexer: streams over one Carrier, and the only piece that knows both `Dial` and `Carrier`. One side
+ * dials, the other one, which has `onOpen`, answers; no session does both. Frames and their order are in
+ * docs/protocol.md §5. It knows nothing of sockets, links or who the peer is.
+ *
+ * ```
+ * greeting ──HELLO──► open ──GOAWAY, either way──► draining ──► closed
+ *     └────────────────┴──── close, carrier lost, rule broken ────┘
+ * ```
+ */
+import { EventEmitter } from 'node:events'
+import type { Duplex } from 'node:stream'
+import type { Carrier } from '../carrier.js'
+import { type Clock, type Timer, systemClock } from '../clock.js'
+import { DIAL_TIMEOUT_MS, type DialOptions, type Target } from '../dial.js'
+import { type ErrorCode, TunnelError } from '../errors.js'
+import { UNREAD_TIMEOUT_MS } from '../linger.js'
+import { allocMessage } from '../message.js'
+import { decode, eachFrame } from '../wire/decode.js'
+import { encode, writeHeader } from '../wire/encode.js'
+import {
+  CREDIT_LIMIT_BYTES,
+  FRAME_LIMIT_BYTES,
+  HEADER_BYTES,
+  type Hello,
+  STREAM_ID_LIMIT,
+  VERSION,
+  frameType
+} from '../wire/frame.js'
+import { CreditBudget, type CreditLimits, type ReceiveWindow, creditDefaults } from './credit.js'
+import { RoundTrip } from './round-trip.js'
+import { Stream, type StreamOwner } from './stream.js'
+import { Turns } from './turns.js'
+
+export type SessionLimits = CreditLimits & {
+  /** Most streams open or being dialled at once; more are refused with OVERLOADED. Default 8192. */
+  streamLimit: number
+  /** Largest stream id this side uses; then the session drains. Default 4 294 967 295, the largest there is. */
+  streamIdLimit: number
+  /** Most payload bytes of one frame that this side accepts. Default 65536. */
+  frameLimitBytes: number
+  /** How long the peer's HELLO may take, in milliseconds; then the session closes. Default 10 000. */
+  helloTimeoutMs: number
+  /** Most bytes of answers kept for a peer that does not read; at the limit the session closes. Default 4 MiB. */
+  controlLimitBytes: number
+  /** How long what was said before a RESET waits for a reader who takes nothing, in milliseconds. Default 300 000. */
+  unreadTimeoutMs: number
+}
+
+export const sessionDefaults: SessionLimits = {
+  ...creditDefaults,
+  streamLimit: 8192,
+  streamIdLimit: STREAM_ID_LIMIT,
+  frameLimitBytes: FRAME_LIMIT_BYTES,
+  helloTimeoutMs: 10_000,
+  controlLimitBytes: 4 << 20,
+  unreadTimeoutMs: UNREAD_TIMEOUT_MS
+}
+
+/** A dial that the peer asks for. Exactly one of `accept` and `refuse` is to be called, once. */
+export interface IncomingDial {
+  readonly target: Target
+  readonly timeoutMs: number
+  /** Aborted when the peer no longer wants the answer, or cannot hear it. */
+  readonly signal: AbortSignal
+  accept(): Duplex
+  refuse(error: TunnelError): void
+}
+
+export type SessionOptions = {
+  limits?: Partial<SessionLimits>
+  clock?: Clock
+  /** Answers the peer's dials. Absent: this side lets the peer open nothing. */
+  onOpen?: (incoming: IncomingDial) => void
+}
+
+export type SessionEvents = {
+  /** The peer's HELLO fits: dials go out. */
+  open: []
+  /** The peer takes no new streams; those open go on. */
+  goaway: [reason: TunnelError]
+  /** The last open stream ended. */
+  idle: []
+  /** Once, last. */
+  close: [error: TunnelError]
+}
+
+export type SessionState = 'greeting' | 'open' | 'draining' | 'closed'
+
+/** Bytes gathered in one message before the next is begun: two full frames, or many small ones. */
+const MESSAGE_BYTES = 128 << 10
+
+/** Ends of a session that its streams hear of by name; every other is LINK_LOST to them. */
+const NOT_RESUMED: ReadonlySet<ErrorCode> = new Set(['RESUME_EXPIRED', 'RESUME_REFUSED'])
+
+type Dialling = {
+  window: ReceiveWindow
+  settle: (answer: { stream: Stream } | { error: TunnelError }) => void
+}
+
+type Answering = { abort: AbortController; creditBytes: number }
+
+export class Session extends EventEmitter<SessionEvents> {
+  readonly #carrier: Carrier
+  readonly #clock: Clock
+  readonly #limits: SessionLimits
+  readonly #onOpen: ((incoming: IncomingDial) => void) | undefined
+  readonly #budget: CreditBudget
+  readonly #roundTrip: RoundTrip
+  readonly #owner: StreamOwner
+
+  #state: SessionState = 'greeting'
+  #peer: Hello | undefined
+  #peerIsLeaving = false
+  #weAreLeaving = false
+  /** What dials and streams hear when the session has ended. */
+  #lost: TunnelError | undefined
+  readonly #helloTimer: Timer
+  readonly #waitingForHello = new Set<() => void>()
+
+  #lastOwnId = 0
+  #lastPeerId = 0
+  readonly #streams = new Map<number, Stream>()
+  readonly #dialling = new Map<number, Dialling>()
+  readonly #answering = new Map<number, Answering>()
+
+  readonly #turns = new Turns<Stream>()
+  #control: Buffer[] = []
+  #controlBytes = 0
+  #blocked = false
+  #flushing = false
+  #noticingIdle = false
+
+  #bytesSent = 0
+  #bytesReceived = 0
+
+  constructor(carrier: Carrier, options: SessionOptions = {}) {
+    super()
+    this.#carrier = carrier
+    this.#clock = options.clock ?? systemClock
+    this.#limits = { ...sessionDefaults, ...options.limits }
+    this.#onOpen = options.onOpen
+    this.#budget = new CreditBudget(this.#limits)
+    this.#roundTrip = new RoundTrip(this.#clock, opaque => this.#say(encode.ping(opaque)))
+    this.#owner = this.#streamOwner()
+
+    carrier.on('message', this.#carrierOnMessage)
+    carrier.on('drain', this.#carrierOnDrain)
+    carrier.on('close', this.#carrierOnClose)
+
+    const { frameLimitBytes, streamLimit } = this.#limits
+    this.#say(
+      encode.hello({ ...VERSION, features: 0, frameLimitBytes, streamLimit: this.#onOpen ? streamLimit : 0 })
+    )
+    this.#helloTimer = this.#clock.after(this.#limits.helloTimeoutMs, () =>
+      this.close('PROTOCOL_ERROR', `no HELLO within ${this.#limits.helloTimeoutMs} ms`)
+    )
+  }
+
+  get state(): SessionState {
+    return this.#state
+  }
+
+  /** The peer said GOAWAY: it takes no new streams. */
+  get peerIsLeaving(): boolean {
+    return this.#peerIsLeaving
+  }
+
+  /** Streams open or being dialled, in either direction. */
+  get streamCount(): number {
+    return this.#streams.size + this.#dialling.size + this.#answering.size
+  }
+
+  /** Shortest recent round trip in milliseconds; 0 before the first answer. */
+  get roundTripMs(): number {
+    return this.#roundTrip.ms
+  }
+
+  /** Payload bytes of streams, both directions, for metrics. */
+  get bytes(): { sent: number; received: number } {
+    return { sent: this.#bytesSent, received: this.#bytesReceived }
+  }
+
+  /** Memory promised to the peer beyond the minimum window of each stream. */
+  get promisedBytes(): number {
+    return this.#budget.usedBytes
+  }
+
+  // Dialling.
+
+  /**
+   * The peer's `Dial`. Rejects with the peer's refusal, or LINK_LOST, DRAINING, OVERLOADED (another client may
+   * serve it), DIAL_TIMEOUT, DIAL_CANCELLED.
+   */
+  readonly dial = (target: Target, { signal, timeoutMs = DIAL_TIMEOUT_MS }: DialOptions): Promise<Duplex> =>
+    new Promise((resolve, reject) => {
+      let id: number | undefined
+      const settle: Dialling['settle'] = answer => {
+        this.#waitingForHello.delete(begin)
+        timer.cancel()
+        signal.removeEventListener('abort', onAbort)
+        const dialling = id === undefined ? undefined : this.#dialling.get(id)
+        if (id !== undefined) this.#dialling.delete(id)
+        if ('stream' in answer) return resolve(answer.stream)
+        dialling?.window.close()
+        reject(answer.error)
+        this.#noticeIdle()
+      }
+      const giveUp = (code: ErrorCode, detail?: string): void => {
+        if (id !== undefined) this.#say(encode.reset(id, code, detail))
+        settle({ error: new TunnelError(code, detail) })
+      }
+      const onAbort = (): void => giveUp('DIAL_CANCELLED')
+      const begin = (): void => {
+        const refusal = this.#whyNoDial()
+        if (refusal) return settle({ error: refusal })
+        const window = this.#budget.open()
+        try {
+          this.#say(encode.open(this.#lastOwnId + 1, target, window.windowBytes, timeoutMs))
+        } catch (error) {
+          window.close()
+          return settle({ error: TunnelError.from(error) })
+        }
+        id = ++this.#lastOwnId
+        this.#dialling.set(id, { window, settle })
+        if (id === this.#limits.streamIdLimit) this.drain('DRAINING', 'stream ids are used up')
+      }
+      const timer = this.#clock.after(timeoutMs, () =>
+        giveUp('DIAL_TIMEOUT', `no answer within ${timeoutMs} ms`)
+      )
+
+      signal.addEventListener('abort', onAbort, { once: true })
+      if (signal.aborted) onAbort()
+      else if (!this.#peer && !this.#lost) this.#waitingForHello.add(begin)
+      else begin()
+    })
+
+  #whyNoDial(): TunnelError | undefined {
+    if (this.#lost) return this.#lost
+    if (this.#peerIsLeaving) return new TunnelError('DRAINING')
+    if (this.#lastOwnId === this.#limits.streamIdLimit) {
+      return new TunnelError('DRAINING', 'stream ids are used up')
+    }
+    const limit = Math.min(this.#limits.streamLimit, this.#peer?.streamLimit ?? 0)
+    if (this.streamCount >= limit) return new TunnelError('OVERLOADED', `${limit} streams are open`)
+    return undefined
+  }
+
+  // Ending.
+
+  /**
+   * Tells the peer that this side is leaving, and takes no new streams from it; those open go on. A side that dials
+   * may go on dialling: its peer looks for others meanwhile. `idle` says when the last stream ended.
+   */
+  drain(code: ErrorCode = 'DRAINING', detail?: string): void {
+    if (this.#state === 'closed') return
+    if (!this.#weAreLeaving) {
+      this.#weAreLeaving = true
+      this.#state = 'draining'
+      this.#say(encode.goAway(code, detail))
+    }
+    this.#noticeIdle()
+  }
+
+  /** Ends the session and resets its streams. Safe to call twice. */
+  close(code: ErrorCode = 'CLOSED', detail?: string): void {
+    if (this.#state === 'closed') return
+    this.#flush()
+    this.#carrier.close(code, detail)
+    this.#end(new TunnelError(code, detail))
+  }
+
+  #end(error: TunnelError): void {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    this.#carrier.off('message', this.#carrierOnMessage)
+    this.#carrier.off('drain', this.#carrierOnDrain)
+    this.#carrier.off('close', this.#carrierOnClose)
+    this.#helloTimer.cancel()
+    this.#turns.clear()
+    this.#control = []
+    this.#controlBytes = 0
+    const lost = NOT_RESUMED.has(error.code)
+      ? error
+      : new TunnelError('LINK_LOST', error.message, { cause: error })
+    this.#lost = lost
+    for (const begin of [...this.#waitingForHello]) begin()
+    for (const { settle } of [...this.#dialling.values()]) settle({ error: lost })
+    for (const { abort } of [...this.#answering.values()]) abort.abort(lost)
+    this.#answering.clear()
+    for (const stream of [...this.#streams.values()]) stream.fail(lost)
+    this.emit('close', error)
+  }
+
+  // Frames in.
+
+  readonly #carrierOnMessage = (message: Buffer): void => {
+    try {
+      eachFrame(message, this.#onFrame, this.#limits.frameLimitBytes)
+    } catch (error) {
+      const broken = TunnelError.from(error)
+      this.close(broken.code, broken.detail)
+    }
+  }
+
+  readonly #carrierOnClose = (error: TunnelError): void => this.#end(error)
+
+  readonly #onFrame = (type: number, id: number, payload: Buffer): void => {
+    if (this.#state === 'closed') return
+    if (this.#peer === undefined && type !== frameType.HELLO) throw broken('the first frame is HELLO')
+    switch (type) {
+      case frameType.DATA:
+        return this.#onStreamFrame(id, 'DATA', stream => {
+          if (payload.length === 0) throw broken('DATA carries one byte at least')
+          this.#bytesReceived += payload.length
+          stream.deliver(payload)
+        })
+      case frameType.CREDIT: {
+        const bytes = decode.credit(payload)
+        return this.#onStreamFrame(id, 'CREDIT', stream => stream.credit(bytes))
+      }
+      case frameType.END:
+        return this.#onStreamFrame(id, 'END', stream => stream.deliverEnd())
+      case frameType.RESET:
+        return this.#onReset(id, payload)
+      case frameType.OPEN:
+        return this.#onOpenFrame(id, payload)
+      case frameType.OPENED:
+        return this.#onOpened(id, decode.opened(payload))
+      case frameType.REFUSED:
+        return this.#onRefused(id, payload)
+      case frameType.PING:
+        needStreamZero(id, 'PING')
+        return this.#say(encode.pong(decode.opaque(payload, 'PING')))
+      case frameType.PONG:
+        needStreamZero(id, 'PONG')
+        return this.#roundTrip.answered(decode.opaque(payload, 'PONG'))
+      case frameType.GOAWAY:
+        needStreamZero(id, 'GOAWAY')
+        return this.#onGoAway(payload)
+      case frameType.HELLO:
+        needStreamZero(id, 'HELLO')
+        return this.#onHello(decode.hello(payload))
+      default:
+        // A newer minor version may say things that we need not understand; our own version may not.
+        if ((this.#peer as Hello).minor <= VERSION.minor) throw broken(`frame type ${type} is not known`)
+    }
+  }
+
+  #onHello(hello: Hello): void {
+    if (this.#peer) throw broken('HELLO comes once')
+    this.#peer = hello
+    this.#helloTimer.cancel()
+    if (this.#state === 'greeting') this.#state = 'open'
+    this.#roundTrip.measure()
+    for (const begin of this.#waitingForHello) begin()
+    this.#waitingForHello.clear()
+    this.emit('open')
+  }
+
+  /** Runs `act` on an open stream. What breaks a rule of one stream resets that stream only. */
+  #onStreamFrame(id: number, name: string, act: (stream: Stream) => void): void {
+    const stream = this.#streams.get(id)
+    if (stream === undefined) {
+      const answering = this.#answering.get(id)
+      if (answering) return answering.abort.abort(broken(`${name} before OPENED`))
+      const dialling = this.#dialling.get(id)
+      if (dialling) return this.#giveUp(id, dialling, broken(`${name} before OPENED`))
+      return this.#needOnceOpened(id, name)
+    }
+    try {
+      act(stream)
+    } catch (error) {
+      stream.destroy(TunnelError.from(error))
+    }
+  }
+
+  /** The answer breaks a rule: the peer hears that nobody wants it any more. */
+  #giveUp(id: number, dialling: Dialling, error: TunnelError): void {
+    this.#say(encode.reset(id, error.code, error.detail))
+    dialling.settle({ error })
+  }
+
+  /** Frames for a stream that just ended cross its end on the way; frames for one that never was are broken. */
+  #needOnceOpened(id: number, name: string): void {
+    if (id === 0 || id > Math.max(this.#lastOwnId, this.#lastPeerId))
+      throw broken(`${name} for stream ${id}, never opened`)
+  }
+
+  #onReset(id: number, payload: Buffer): void {
+    const { code, text } = decode.reason(payload, 'RESET')
+    const error = new TunnelError(code, text || undefined)
+    const stream = this.#streams.get(id)
+    if (stream) return stream.fail(error)
+    const answering = this.#answering.get(id)
+    if (answering) {
+      this.#answering.delete(id)
+      answering.abort.abort(error)
+      return this.#noticeIdle()
+    }
+    const dialling = this.#dialling.get(id)
+    if (dialling) return dialling.settle({ error })
+    this.#needOnceOpened(id, 'RESET')
+  }
+
+  #onOpened(id: number, creditBytes: number): void {
+    const dialling = this.#dialling.get(id)
+    if (!dialling) return this.#needAsked(id, 'OPENED')
+    if (creditBytes > CREDIT_LIMIT_BYTES) return this.#giveUp(id, dialling, creditTooLarge(creditBytes))
+    const stream = new Stream(id, this.#owner, dialling.window, creditBytes, true)
+    this.#streams.set(id, stream)
+    dialling.settle({ stream })
+  }
+
+  #onRefused(id: number, payload: Buffer): void {
+    const { code, text } = decode.reason(payload, 'REFUSED')
+    const dialling = this.#dialling.get(id)
+    if (!dialling) return this.#needAsked(id, 'REFUSED')
+    dialling.settle({ error: new TunnelError(code, text || undefined) })
+  }
+
+  /** An answer that comes after its dial was given up is late; one that was never asked for is broken. */
+  #needAsked(id: number, name: string): void {
+    if (id === 0 || id > this.#lastOwnId) throw broken(`${name} for stream ${id}, which was not asked for`)
+    this.#streams.get(id)?.destroy(broken(`${name} for a stream that is open`))
+  }
+
+  #onOpenFrame(id: number, payload: Buffer): void {
+    if (!this.#onOpen) throw broken('OPEN from the side that opens nothing')
+    if (id <= this.#lastPeerId) throw broken(`stream ${id} opened twice or out of order`)
+    this.#lastPeerId = id
+    let open
+    try {
+      open = decode.open(payload)
+    } catch (error) {
+      const refused = TunnelError.from(error)
+      return this.#say(encode.refused(id, refused.code, refused.detail))
+    }
+    if (open.creditBytes > CREDIT_LIMIT_BYTES) {
+      const { code, detail } = creditTooLarge(open.creditBytes)
+      return this.#say(encode.refused(id, code, detail))
+    }
+    if (this.#weAreLeaving) return this.#say(encode.refused(id, 'DRAINING'))
+    if (this.streamCount >= this.#limits.streamLimit) {
+      return this.#say(encode.refused(id, 'OVERLOADED', `${this.#limits.streamLimit} streams are open`))
+    }
+    const abort = new AbortController()
+    this.#answering.set(id, { abort, creditBytes: open.creditBytes })
+    this.#onOpen({
+      target: open.target,
+      timeoutMs: open.timeoutMs,
+      signal: abort.signal,
+      accept: () => this.#accept(id),
+      refuse: error => this.#refuse(id, error)
+    })
+  }
+
+  /** Opens the stream. Asked too late, the stream it gives back is already reset. */
+  #accept(id: number): Duplex {
+    const answering = this.#answering.get(id)
+    this.#answering.delete(id)
+    const window = this.#budget.open()
+    const stream = new Stream(id, this.#owner, window, answering?.creditBytes ?? 0, false)
+    if (!answering || answering.abort.signal.aborted) {
+      if (answering) this.#say(encode.refused(id, 'DIAL_CANCELLED'))
+      stream.fail(new TunnelError('DIAL_CANCELLED'))
+      return stream
+    }
+    this.#streams.set(id, stream)
+    this.#say(encode.opened(id, window.windowBytes))
+    return stream
+  }
+
+  #refuse(id: number, error: TunnelError): void {
+    if (!this.#answering.delete(id)) return
+    this.#say(encode.refused(id, error.code, error.detail))
+    this.#noticeIdle()
+  }
+
+  #onGoAway(payload: Buffer): void {
+    const { code, text } = decode.reason(payload, 'GOAWAY')
+    if (this.#peerIsLeaving) return
+    this.#peerIsLeaving = true
+    if (this.#state === 'open') this.#state = 'draining'
+    this.emit('goaway', new TunnelError(code, text || undefined))
+  }
+
+  // Frames out.
+
+  #streamOwner(): StreamOwner {
+    return {
+      wantsTurn: (stream, bytes) => {
+        this.#turns.add(stream, bytes)
+        this.#scheduleFlush()
+      },
+      returnCredit: (stream, bytes) => {
+        this.#roundTrip.refresh()
+        this.#say(encode.credit(stream.id, bytes))
+      },
+      resetByUs: (stream, error) => this.#say(encode.reset(stream.id, error.code, error.detail)),
+      closed: stream => {
+        this.#turns.delete(stream)
+        if (this.#streams.get(stream.id) === stream) this.#streams.delete(stream.id)
+        this.#noticeIdle()
+      },
+      roundTripMs: () => this.#roundTrip.ms,
+      clock: this.#clock,
+      unreadTimeoutMs: this.#limits.unreadTimeoutMs
+    }
+  }
+
+  /** Said after what is being done now: whoever hears it may close, and the last END must be on its way by then. */
+  #noticeIdle(): void {
+    if (this.streamCount > 0 || this.#noticingIdle) return
+    this.#noticingIdle = true
+    process.nextTick(() => {
+      this.#noticingIdle = false
+      if (this.streamCount === 0 && this.#state !== 'closed') this.emit('idle')
+    })
+  }
+
+  /** Queues a control frame: these go in front of data, in the order they were said. */
+  #say(frame: Buffer): void {
+    if (this.#state === 'closed') return
+    this.#control.push(frame)
+    this.#controlBytes += frame.length
+    if (this.#controlBytes > this.#limits.controlLimitBytes) {
+      this.#control = []
+      this.#controlBytes = 0
+      return this.close('OVERLOADED', 'the peer asks but does not read the answers')
+    }
+    this.#scheduleFlush()
+  }
+
+  /** Once per turn of the event loop, so that what several sockets brought shares a message. */
+  #scheduleFlush(): void {
+    if (this.#flushing || this.#blocked) return
+    this.#flushing = true
+    setImmediate(this.#flushNow)
+  }
+
+  readonly #flushNow = (): void => {
+    this.#flushing = false
+    this.#flush()
+  }
+
+  readonly #carrierOnDrain = (): void => {
+    this.#blocked = false
+    this.#flush()
+  }
+
+  #flush(): void {
+    while (!this.#blocked && this.#state !== 'closed' && (this.#control.length > 0 || this.#turns.size > 0)) {
+      const message = this.#nextMessage()
+      if (message) this.#blocked = !this.#carrier.send(message)
+    }
+  }
+
+  /** Control frames first, then turns of streams until the message is full. */
+  #nextMessage(): Buffer | undefined {
+    const control = this.#takeControl()
+    let size = control.bytes
+    const frameLimit = Math.min(FRAME_LIMIT_BYTES, this.#peer?.frameLimitBytes ?? 0)
+    const plan: { stream: Stream; bytes: number; end: boolean }[] = []
+    let stream: Stream | undefined
+    while (size < MESSAGE_BYTES && (stream = this.#turns.next()) !== undefined) {
+      const bytes = Math.min(stream.sendableBytes, frameLimit, MESSAGE_BYTES - size)
+      const end = stream.endsAfter(bytes)
+      this.#turns.spent(bytes)
+      if (bytes === 0 && !end) continue
+      plan.push({ stream, bytes, end })
+      size += (bytes > 0 ? HEADER_BYTES + bytes : 0) + (end ? HEADER_BYTES : 0)
+    }
+    if (size === 0) return undefined
+
+    const message = allocMessage(size)
+    let at = 0
+    for (const frame of control.frames) at += frame.copy(message, at)
+    for (const { stream, bytes, end } of plan) {
+      if (bytes > 0) {
+        writeHeader(message, at, frameType.DATA, stream.id, bytes)
+        stream.fill(message, at + HEADER_BYTES, bytes)
+        at += HEADER_BYTES + bytes
+        this.#bytesSent += bytes
+      }
+      if (end) {
+        writeHeader(message, at, frameType.END, stream.id, 0)
+        at += HEADER_BYTES
+        stream.ended()
+      } else if (stream.sendableBytes > 0) {
+        this.#turns.add(stream, stream.sendableBytes)
+      }
+    }
+    return message
+  }
+
+  #takeControl(): { frames: Buffer[]; bytes: number } {
+    let count = 0
+    let bytes = 0
+    while (count < this.#control.length && bytes < MESSAGE_BYTES)
+      bytes += (this.#control[count++] as Buffer).length
+    this.#controlBytes -= bytes
+    return { frames: this.#control.splice(0, count), bytes }
+  }
+}
+
+function broken(rule: string): TunnelError {
+  return new TunnelError('PROTOCOL_ERROR', rule)
+}
+
+function creditTooLarge(bytes: number): TunnelError {
+  return new TunnelError(
+    'FLOW_CONTROL_ERROR',
+    `first credit of ${bytes} bytes, at most ${CREDIT_LIMIT_BYTES}`
+  )
+}
+
+function needStreamZero(id: number, name: string): void {
+  if (id !== 0) throw broken(`${name} belongs to stream 0, not ${id}`)
+}

@@ -1,0 +1,162 @@
+/**
+ * Connects to a server: a socket that leads there, then TLS, then the WebSocket upgrade. One attempt under one bound;
+ * the keeper repeats it. Every step hands a socket to the next and destroys it when it fails, so that no way out of
+ * here leaves one open. Here is only the direct way; what proxies and gateways ask for is the client's matter.
+ *
+ *   way: resolve, connect  →  TLS to the server  →  WebSocket
+ */
+import type { Socket } from 'node:net'
+import { isIP } from 'node:net'
+import type { ConnectionOptions } from 'node:tls'
+import type { ClientOptions } from 'ws'
+import { type Clock, systemClock } from '../clock.js'
+import { type ErrorCode, TunnelError } from '../errors.js'
+import { checkServerIdentity } from '../identity/peer.js'
+import { race } from '../race.js'
+import { type Resolve, createResolve } from '../resolve.js'
+import { formatAuthority, parseAuthority } from '../wire/authority.js'
+import { secure } from './secure.js'
+import { type Upgraded, upgrade } from './upgrade.js'
+import { websocketClientOptions } from './websocket.js'
+
+export type ServerAddress = {
+  /** `wss://name:port`, or `ws://` without TLS (whether that may be is decided by the configuration). */
+  url: string
+  /** `host:port` to connect to instead of the URL's. The name asked for and checked stays the same. */
+  address?: string
+  /** Name to ask for and to check, instead of the URL's host. */
+  serverName?: string
+}
+
+/** Host without brackets. */
+export type Destination = { host: string; port: number }
+
+/** Where a way has to lead. */
+export type Journey = {
+  destination: Destination
+  /** The host of the server's URL, which may be another than that of the destination. */
+  host: string
+  /** TLS goes through it. */
+  secured: boolean
+}
+
+/** One attempt, as its steps see it. */
+export type Attempt = {
+  signal: AbortSignal
+  clock: Clock
+  resolve: Resolve
+  /** What is being waited for, kept up to date so that a timeout can say it. */
+  progress: { code: ErrorCode; waitingFor: string }
+}
+
+/** Opens a socket that leads to the destination, by whatever is in between. */
+export type Way = (journey: Journey, attempt: Attempt) => Promise<Socket>
+
+export type ConnectOptions = {
+  /** Certificates for the TLS to the server: what `Bundle.tlsOptions()` gives at the moment of the attempt. */
+  tls?: Pick<ConnectionOptions, 'ca' | 'cert' | 'key'>
+  /** Default: directly. */
+  way?: Way
+  /** Of the upgrade request. */
+  headers?: Record<string, string>
+  /** Passed to `ws`. Default: those of websocket.ts. */
+  websocketOptions?: ClientOptions
+  signal: AbortSignal
+  /** Milliseconds for everything, names to upgrade. Default 10 000. */
+  timeoutMs?: number
+  clock?: Clock
+  resolve?: Resolve
+}
+
+export const CONNECT_TIMEOUT_MS = 10_000
+
+const systemResolve = createResolve()
+
+/**
+ * One attempt. The name is resolved anew and certificates are read from `tls` each time; nothing is remembered.
+ * Rejects with `SERVER_UNREACHABLE`, `SERVER_NOT_IDENTIFIED`, `PROTOCOL_ERROR`, `BAD_CONFIG`, what the way rejects
+ * with, or the server's own refusal (`CLIENT_NOT_IDENTIFIED`, `CLUSTER_DENIED`, `UNKNOWN_CLUSTER`, …); `CLOSED` when
+ * aborted. The WebSocket starts to read on the next turn of the event loop.
+ */
+export async function connect(server: ServerAddress, options: ConnectOptions): Promise<Upgraded> {
+  const { clock = systemClock, resolve = systemResolve, timeoutMs = CONNECT_TIMEOUT_MS } = options
+  const { signal: outer } = options
+  const progress: Attempt['progress'] = { code: 'SERVER_UNREACHABLE', waitingFor: server.url }
+  const controller = new AbortController()
+  const onAbort = (): void => controller.abort(new TunnelError('CLOSED', 'stopped', { cause: outer.reason }))
+  const timer = clock.after(timeoutMs, () =>
+    controller.abort(
+      new TunnelError(progress.code, `no answer within ${timeoutMs} ms from ${progress.waitingFor}`)
+    )
+  )
+  if (outer.aborted) onAbort()
+  else outer.addEventListener('abort', onAbort, { once: true })
+  try {
+    return await steps(server, options, { clock, resolve, progress, signal: controller.signal })
+  } finally {
+    timer.cancel()
+    outer.removeEventListener('abort', onAbort)
+  }
+}
+
+async function steps(server: ServerAddress, options: ConnectOptions, attempt: Attempt): Promise<Upgraded> {
+  const { tls, headers, websocketOptions = websocketClientOptions, way = directly } = options
+  const { signal, progress } = attempt
+  const url = new URL(server.url)
+  const secured = url.protocol === 'wss:'
+  const host = hostOf(url)
+  const destination =
+    server.address === undefined ? destinationOf(url, secured ? 443 : 80) : parseAddress(server.address)
+  const serverName = server.serverName ?? host
+
+  const raw = await way({ destination, host, secured }, attempt)
+  progress.code = 'SERVER_UNREACHABLE'
+  progress.waitingFor = `${formatAuthority(destination)} (TLS handshake as ${serverName})`
+  const socket = secured ? await secure(raw, { ...tls, serverName, checkServerIdentity, signal }) : raw
+  progress.waitingFor = `${formatAuthority(destination)} (WebSocket upgrade)`
+  return upgrade(socket, { url, websocketOptions, signal, ...(headers && { headers }) })
+}
+
+const directly: Way = ({ destination }, attempt) =>
+  openSocket(destination, formatAuthority(destination), 'SERVER_UNREACHABLE', attempt)
+
+/** Resolves a host, anew each time, and connects to it. Rejects with `code`, and a sentence that begins with `name`. */
+export async function openSocket(
+  { host, port }: Destination,
+  name: string,
+  code: ErrorCode,
+  { resolve, clock, signal, progress }: Attempt
+): Promise<Socket> {
+  progress.code = code
+  progress.waitingFor = name
+  try {
+    const addresses = isIP(host) ? [host] : await resolve(host, signal)
+    const socket = await race({ addresses, port, signal, clock })
+    progress.waitingFor = name
+    return socket
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    const { code: errno, message } = error as NodeJS.ErrnoException
+    const why = errno === 'ENOTFOUND' ? `the name ${host} does not exist` : message
+    throw new TunnelError(code, `${name}: ${why}`, { cause: error })
+  }
+}
+
+/** The host of a URL without brackets. */
+export function hostOf(url: URL): string {
+  return url.hostname.replace(/^\[|\]$/g, '')
+}
+
+export function destinationOf(url: URL, defaultPort: number): Destination {
+  return { host: hostOf(url), port: url.port === '' ? defaultPort : Number(url.port) }
+}
+
+function parseAddress(address: string): Destination {
+  try {
+    return parseAuthority(address)
+  } catch (error) {
+    throw new TunnelError('BAD_CONFIG', `the server's address ${TunnelError.from(error).detail ?? ''}`, {
+      cause: error
+    })
+  }
+}

@@ -1,0 +1,106 @@
+/**
+ * TLS on top of a socket that leads somewhere: to the server, or to a proxy or gateway that speaks TLS itself. And what
+ * OpenSSL says when it fails, in sentences. Verification is never optional.
+ */
+import { isIP } from 'node:net'
+import type { Socket } from 'node:net'
+import { checkServerIdentity, connect } from 'node:tls'
+import type { ConnectionOptions, PeerCertificate, TLSSocket } from 'node:tls'
+import { TunnelError } from '../errors.js'
+import { TLS_CIPHERS, TLS_CURVES } from '../tls.js'
+
+export type SecureOptions = {
+  /** Name to ask for (SNI) and to find in the certificate; or an address, which is not asked for but found. */
+  serverName: string
+  /** Certificates; without `ca` the system's authorities count. */
+  ca?: ConnectionOptions['ca']
+  cert?: ConnectionOptions['cert']
+  key?: ConnectionOptions['key']
+  /** Default: Node's check of the name. */
+  checkServerIdentity?: (host: string, peer: PeerCertificate) => Error | undefined
+  signal: AbortSignal
+}
+
+/**
+ * Resolves when the handshake is done and the certificate verified. Rejects with `SERVER_NOT_IDENTIFIED`,
+ * `SERVER_UNREACHABLE` or the signal's reason; both sockets are destroyed then.
+ */
+export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocket> {
+  const { serverName, ca, cert, key, signal } = options
+  return new Promise((resolve, reject) => {
+    const secured = connect({
+      socket,
+      host: serverName,
+      // RFC 6066 section 3: literal addresses are not permitted in SNI.
+      servername: isIP(serverName) ? '' : serverName,
+      ALPNProtocols: ['http/1.1'],
+      minVersion: 'TLSv1.2',
+      ciphers: TLS_CIPHERS,
+      ecdhCurve: TLS_CURVES,
+      checkServerIdentity: options.checkServerIdentity ?? checkServerIdentity,
+      ...(ca !== undefined && { ca }),
+      ...(cert !== undefined && { cert }),
+      ...(key !== undefined && { key })
+    })
+    const settle = (): void => {
+      signal.removeEventListener('abort', onAbort)
+      secured.off('close', onClose)
+    }
+    const fail = (error: unknown): void => {
+      settle()
+      secured.destroy()
+      socket.destroy()
+      reject(error)
+    }
+    const onAbort = (): void => fail(signal.reason)
+    const onClose = (): void => fail(explainTls({ code: 'ECONNRESET' }, serverName))
+    signal.addEventListener('abort', onAbort)
+    secured.once('close', onClose)
+    // Stays: a connection broken before its new owner listens must not end the process.
+    secured.on('error', (error: TlsError) => fail(explainTls(error, serverName)))
+    secured.once('secureConnect', () => {
+      settle()
+      resolve(secured)
+    })
+    if (signal.aborted) onAbort()
+  })
+}
+
+const reasonByCode: Record<string, string> = {
+  CERT_HAS_EXPIRED: 'its certificate has expired',
+  CERT_NOT_YET_VALID: 'its certificate is not valid yet (is the clock right?)',
+  CERT_REVOKED: 'its certificate was revoked',
+  INVALID_PURPOSE: 'its certificate is not meant for servers',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is self-signed and not in our ca file',
+  SELF_SIGNED_CERT_IN_CHAIN: 'its certificate comes from an authority that is not in our ca file',
+  UNABLE_TO_GET_ISSUER_CERT: 'its certificate comes from an authority that is not in our ca file',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'its certificate comes from an authority that is not in our ca file',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate comes from an authority that is not in our ca file',
+  CERT_SIGNATURE_FAILURE: 'its certificate was not signed by the authority it names'
+}
+
+type TlsError = { code?: string; message?: string; reason?: string; cert?: PeerCertificate }
+
+/** A failed handshake in a sentence: whose fault, and what to look at. */
+export function explainTls(error: TlsError, serverName: string): TunnelError {
+  if (error instanceof TunnelError) return error
+  const { code = '' } = error
+  const identity = (why: string) =>
+    new TunnelError('SERVER_NOT_IDENTIFIED', `${serverName}: ${why}`, { cause: error })
+  const unreachable = (why: string) =>
+    new TunnelError('SERVER_UNREACHABLE', `${serverName} ${why}`, { cause: error })
+
+  const known = reasonByCode[code]
+  if (known !== undefined) return identity(known)
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
+    const names = error.cert?.subjectaltname?.slice(0, 200) ?? 'no name at all'
+    return identity(`its certificate is for other names (${names})`)
+  }
+  if (code === 'ECONNRESET' || code === 'EPIPE') {
+    return unreachable('closed the connection during the TLS handshake: is this name routed there?')
+  }
+  if (code === 'ERR_SSL_WRONG_VERSION_NUMBER' || code === 'ERR_SSL_PACKET_LENGTH_TOO_LONG') {
+    return unreachable('does not speak TLS there')
+  }
+  return unreachable(`failed the TLS handshake: ${error.reason ?? error.message ?? code}`)
+}

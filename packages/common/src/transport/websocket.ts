@@ -1,0 +1,195 @@
+/**
+ * One WebSocket as a Carrier: a binary message is a message, the close code carries ours. It knows neither who
+ * connected nor how; both ends make it from an open socket. The options here are the ones measured to matter.
+ */
+import { EventEmitter } from 'node:events'
+import type { Duplex } from 'node:stream'
+import { WebSocket, type ClientOptions, type RawData } from 'ws'
+import { type Carrier, type CarrierEvents, MESSAGE_LIMIT_BYTES } from '../carrier.js'
+import { type ErrorCode, TunnelError, errorCodeOf, errors } from '../errors.js'
+import { headroomOf, releaseMessage } from '../message.js'
+
+/** Name of the protocol in `Sec-WebSocket-Protocol`: both sides insist on it. */
+export const WEBSOCKET_PROTOCOL = 'tendril.v1'
+
+/** Path of the upgrade request. */
+export const TUNNEL_PATH = '/tunnel'
+
+/** Header of the server's answer to the upgrade: its id, so that a client knows where it got to. */
+export const SERVER_HEADER = 'tendril-server'
+
+/** Bytes queued towards the network before `send` answers false. More would only make short messages wait. */
+const SEND_BUFFER_BYTES = 256 << 10
+
+/** How long the closing handshake may take, in milliseconds, before the socket is destroyed. */
+const CLOSE_TIMEOUT_MS = 2_000
+
+/** RFC 6455 §7.4.2: 4000-4999 are for private use. */
+const CLOSE_CODE_BASE = 4_000
+
+/** Options for `ws` on both ends. */
+export const websocketOptions = {
+  /** Streams carry TLS mostly: deflating costs memory and finds nothing. */
+  perMessageDeflate: false,
+  maxPayload: MESSAGE_LIMIT_BYTES,
+  /** `ws` would queue an answer to every ping, without end for a peer that does not read them. */
+  autoPong: false,
+  closeTimeout: CLOSE_TIMEOUT_MS
+} as const
+
+/** Client only: TLS protects the bytes already, and with a mask of zeros `ws` skips the masking pass. */
+export const websocketClientOptions: ClientOptions = {
+  ...websocketOptions,
+  generateMask: mask => mask.fill(0)
+}
+
+export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Carrier {
+  readonly #websocket: WebSocket
+  readonly #socket: Duplex & { readonly bytesRead: number }
+  /** Clients mask, servers do not (RFC 6455 §5.1). */
+  readonly #masked: boolean
+  /** Messages that the socket has not let go of, in order. */
+  readonly #leaving: Buffer[] = []
+  #blocked = false
+  #over = false
+  #cause: Error | undefined
+  /** What our side closed with; the peer's echo of it says nothing new. */
+  #closing: TunnelError | undefined
+
+  /**
+   * An open WebSocket and the socket under it (TLS or TCP). `ws` shakes hands, reads, and speaks control frames; data
+   * frames are written here, header and message in one piece. A client must have been made with
+   * `websocketClientOptions`.
+   */
+  constructor(websocket: WebSocket, socket: Duplex & { readonly bytesRead: number }) {
+    super()
+    this.#websocket = websocket
+    this.#socket = socket
+    // Only the side that connected knows a URL.
+    this.#masked = Boolean(websocket.url)
+    websocket.binaryType = 'nodebuffer'
+    websocket.on('message', (data, isBinary) => this.#websocketOnMessage(data, isBinary))
+    websocket.on('ping', data => this.#websocketOnPing(data))
+    websocket.on('error', error => (this.#cause = error))
+    websocket.on('close', (code, reason) => this.#end(this.#closing ?? this.#reasonOf(code, reason)))
+  }
+
+  get bytesReceived(): number {
+    return this.#socket.bytesRead
+  }
+
+  send(message: Buffer): boolean {
+    if (this.#over || this.#closing || this.#websocket.readyState !== WebSocket.OPEN) {
+      releaseMessage(message)
+      return true
+    }
+    this.#leaving.push(message)
+    writeFrame(this.#socket, message, this.#masked, this.#sent)
+    if (this.#socket.writableLength < SEND_BUFFER_BYTES) return true
+    this.#blocked = true
+    return false
+  }
+
+  close(code: ErrorCode, detail = ''): void {
+    if (this.#over || this.#closing) return
+    this.#closing = new TunnelError(code, detail || undefined)
+    this.#websocket.close(CLOSE_CODE_BASE + errors[code].reset, cutReason(detail))
+  }
+
+  terminate(error: TunnelError): void {
+    this.#end(error)
+    this.#websocket.terminate()
+  }
+
+  /** Called when a message has left for the kernel; made once, not per message. */
+  readonly #sent = (error?: Error | null): void => {
+    const message = this.#leaving.shift()
+    // A socket that failed may still read what it was given: that memory is left to the garbage collector.
+    if (message && !error) releaseMessage(message)
+    if (this.#blocked && this.#socket.writableLength < SEND_BUFFER_BYTES / 2) {
+      this.#blocked = false
+      this.emit('drain')
+    }
+  }
+
+  #websocketOnMessage(data: RawData, isBinary: boolean): void {
+    if (this.#over || this.#closing) return
+    if (isBinary) this.emit('message', data as Buffer)
+    else this.close('PROTOCOL_ERROR', 'messages are binary')
+  }
+
+  /** RFC 6455 §5.5.2 wants a pong; one is as good as many while the peer does not read. */
+  #websocketOnPing(data: Buffer): void {
+    if (this.#websocket.bufferedAmount < SEND_BUFFER_BYTES) this.#websocket.pong(data)
+  }
+
+  #reasonOf(code: number, reason: Buffer): TunnelError {
+    const cause = this.#cause
+    if (isRule(cause)) return new TunnelError('PROTOCOL_ERROR', cause?.message, { cause })
+    if (code === 1009)
+      return new TunnelError('PROTOCOL_ERROR', `a message has at most ${MESSAGE_LIMIT_BYTES} bytes`)
+    if (code >= CLOSE_CODE_BASE)
+      return new TunnelError(errorCodeOf(code - CLOSE_CODE_BASE), reason.toString() || undefined)
+    if (code === 1006) return new TunnelError('LINK_LOST', cause?.message, { cause })
+    return new TunnelError('LINK_LOST', `closed with WebSocket code ${code}`)
+  }
+
+  #end(error: TunnelError): void {
+    if (this.#over) return
+    this.#over = true
+    this.emit('close', error)
+  }
+}
+
+/** Smaller messages are copied behind their header; larger ones have room for it in front. */
+const COPIED_BYTES = 4_096
+
+/**
+ * Writes one binary message as one unfragmented frame (RFC 6455 §5.2): FIN and opcode 2, the length in 7, 16 or 64
+ * bits, a masking key of zeros when masked. One write is one pass of TLS over the bytes; the two writes that `ws`
+ * makes were first copied together in fresh, zeroed memory.
+ */
+function writeFrame(
+  socket: Duplex,
+  message: Buffer,
+  masked: boolean,
+  sent: (error?: Error | null) => void
+): void {
+  const { length } = message
+  const lengthBytes = length < 126 ? 0 : length < 65_536 ? 2 : 8
+  const headerBytes = 2 + lengthBytes + (masked ? 4 : 0)
+  const inPlace = headroomOf(message) >= headerBytes
+  const frame = inPlace
+    ? Buffer.from(message.buffer, message.byteOffset - headerBytes, headerBytes + length)
+    : Buffer.allocUnsafe(headerBytes + (length <= COPIED_BYTES ? length : 0))
+
+  frame[0] = 0x82
+  frame[1] = (masked ? 0x80 : 0) | (lengthBytes === 0 ? length : lengthBytes === 2 ? 126 : 127)
+  if (lengthBytes === 2) frame.writeUInt16BE(length, 2)
+  if (lengthBytes === 8) frame.writeBigUInt64BE(BigInt(length), 2)
+  if (masked) frame.writeUInt32BE(0, 2 + lengthBytes)
+
+  if (inPlace) return void socket.write(frame, sent)
+  if (length <= COPIED_BYTES) {
+    message.copy(frame, headerBytes)
+    return void socket.write(frame, sent)
+  }
+  socket.cork()
+  socket.write(frame)
+  socket.write(message, sent)
+  socket.uncork()
+}
+
+/** `ws` found a broken WebSocket frame, rather than a broken line. */
+function isRule(cause: (Error & { code?: string }) | undefined): boolean {
+  return cause?.code?.startsWith('WS_ERR_') === true
+}
+
+/** RFC 6455 §5.5: a control frame carries 125 bytes at most, two of them the code. */
+function cutReason(text: string): Buffer {
+  const bytes = Buffer.from(text)
+  if (bytes.length <= 123) return bytes
+  let end = 123
+  while (((bytes[end] as number) & 0xc0) === 0x80) end--
+  return bytes.subarray(0, end)
+}

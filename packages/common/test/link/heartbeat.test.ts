@@ -1,0 +1,137 @@
+import t from 'tap'
+import { Heartbeat } from '../../src/link/heartbeat.js'
+import { FakeClock } from '../support/fake-clock.js'
+
+function patient(limits = { pingIntervalMs: 5_000, deadAfterMs: 10_000 }) {
+  const clock = new FakeClock()
+  const state = { bytes: 0, pings: [] as number[], deadMs: undefined as number | undefined }
+  const heartbeat = new Heartbeat(clock, limits, {
+    bytesReceived: () => state.bytes,
+    ping: id => state.pings.push(id),
+    dead: silentMs => {
+      state.deadMs = silentMs
+      // What a link does with a carrier that is given up.
+      heartbeat.stop()
+    }
+  })
+  return { clock, state, heartbeat }
+}
+
+t.test('a ping goes out after five seconds of silence, not before', async t => {
+  const { clock, state, heartbeat } = patient()
+
+  clock.tick(4_999)
+  t.same(state.pings, [])
+  clock.tick(1)
+  t.same(state.pings, [1])
+  heartbeat.stop()
+})
+
+t.test('ten seconds of silence are the end, one less is not', async t => {
+  const { clock, state } = patient()
+
+  clock.tick(9_999)
+  t.equal(state.deadMs, undefined)
+  clock.tick(1)
+  t.equal(state.deadMs, 10_000)
+  t.same(state.pings, [1], 'it asked once')
+  t.equal(clock.pending, 0)
+})
+
+t.test('any byte is a sign of life, a pong is not needed', async t => {
+  const { clock, state, heartbeat } = patient()
+
+  for (let second = 0; second < 100; second++) {
+    state.bytes++
+    clock.tick(4_000)
+  }
+  t.equal(state.deadMs, undefined)
+  t.same(state.pings, [], 'who hears something need not ask')
+
+  clock.tick(9_999)
+  t.equal(state.deadMs, undefined)
+  clock.tick(5_001)
+  t.not(state.deadMs, undefined)
+  heartbeat.stop()
+})
+
+t.test('a line that is only ever asked and answers lives', async t => {
+  const { clock, state, heartbeat } = patient()
+
+  for (let minute = 0; minute < 60; minute++) {
+    const before = state.pings.length
+    clock.tick(5_000)
+    if (state.pings.length > before) state.bytes += 9
+  }
+
+  t.equal(state.deadMs, undefined)
+  t.ok(state.pings.length >= 29, `${state.pings.length} pings in 300 s`)
+  heartbeat.stop()
+})
+
+t.test('silence is counted from the last byte as far as it was looked for, never too early', async t => {
+  const { clock, state } = patient()
+
+  clock.tick(4_000)
+  state.bytes++
+  clock.tick(1_000)
+  clock.tick(9_999)
+  t.equal(state.deadMs, undefined)
+  clock.tick(1)
+  t.equal(state.deadMs, 10_000)
+})
+
+t.test('the round trip is that of the last ping, late pongs do not count', async t => {
+  const { clock, heartbeat } = patient()
+  t.equal(heartbeat.roundTripMs, 0)
+
+  heartbeat.ping()
+  clock.tick(30)
+  heartbeat.pong(1)
+  t.equal(heartbeat.roundTripMs, 30)
+  heartbeat.ping()
+  clock.tick(10)
+  heartbeat.pong(1)
+  t.equal(heartbeat.roundTripMs, 30)
+  heartbeat.stop()
+})
+
+t.test('who has asked and waits does not ask again', async t => {
+  const { clock, state, heartbeat } = patient()
+
+  heartbeat.ping()
+  clock.tick(9_999)
+
+  t.same(state.pings, [1])
+  heartbeat.stop()
+})
+
+t.test('a stopped heartbeat leaves no timer; stopping twice is fine', async t => {
+  const { clock, state, heartbeat } = patient()
+  t.equal(clock.pending, 1, 'one timer at a time')
+
+  heartbeat.stop()
+  heartbeat.stop()
+  clock.tick(60_000)
+
+  t.equal(clock.pending, 0)
+  t.same(state.pings, [])
+})
+
+t.test('silentMs is the time since the last sign of life', async t => {
+  const { clock, state, heartbeat } = patient()
+
+  clock.tick(3_000)
+  t.equal(heartbeat.silentMs, 3_000)
+  state.bytes++
+  t.equal(heartbeat.silentMs, 0)
+  heartbeat.stop()
+})
+
+t.test('a dead bound below the ping interval is kept all the same', async t => {
+  const { clock, state } = patient({ pingIntervalMs: 5_000, deadAfterMs: 2_000 })
+
+  clock.tick(2_000)
+
+  t.equal(state.deadMs, 2_000)
+})

@@ -1,0 +1,488 @@
+import t from 'tap'
+import { type ErrorCode, TunnelError, errors } from '../../src/errors.js'
+import { Link, type LinkOptions, type ResumeCounts } from '../../src/link/link.js'
+import { decodeNumber, encodeNote, encodeNumber, linkType } from '../../src/link/message.js'
+import { ReplayBudget } from '../../src/link/replay.js'
+import { FakeCarrier } from '../support/fake-carrier.js'
+import { FakeClock } from '../support/fake-clock.js'
+
+const FRESH: ResumeCounts = { peerReceived: 0, peerSendsFrom: 0, peerReplayLimitBytes: 32 << 20 }
+
+/** A link that notes what it says, up over a first carrier unless told otherwise. */
+function linkUp(options: LinkOptions & { up?: boolean } = {}) {
+  const clock = new FakeClock()
+  const link = new Link({ clock, ...options })
+  const events: string[] = []
+  const got: string[] = []
+  link.on('message', message => got.push(message.toString()))
+  link.on('drain', () => events.push('drain'))
+  link.on('up', ({ first, replayedBytes, downMs }) =>
+    events.push(first ? 'up' : `up again after ${downMs} ms, ${replayedBytes} bytes`)
+  )
+  link.on('down', error => events.push(`down ${error.code}`))
+  link.on('close', error => events.push(`close ${error.code}`))
+  link.on('note', text => events.push(`note ${text}`))
+  const carrier = new FakeCarrier()
+  if (options.up !== false) link.attach(carrier, FRESH)
+  return { clock, link, carrier, events, got }
+}
+
+function attach(link: Link, counts: Partial<ResumeCounts> = {}): FakeCarrier {
+  const carrier = new FakeCarrier()
+  link.attach(carrier, { ...FRESH, peerSendsFrom: link.received, ...counts })
+  return carrier
+}
+
+const text = (words: string): Buffer => Buffer.from(words)
+const ack = (count: number): Buffer => encodeNumber(linkType.ACK, count)
+const acksOf = (carrier: FakeCarrier): number[] => carrier.linkMessages(linkType.ACK).map(decodeNumber)
+
+t.test('what is sent before there is a carrier goes out over the first one', async t => {
+  const { link, events } = linkUp({ up: false })
+  t.equal(link.state, 'down')
+  t.ok(link.send(text('a')))
+  link.send(text('b'))
+
+  const carrier = attach(link)
+
+  t.same(carrier.said, ['a', 'b'])
+  t.same(events, ['up'])
+  t.equal(link.state, 'up')
+})
+
+t.test('a link that never had a carrier is not given up', async t => {
+  const { link, clock } = linkUp({ up: false })
+
+  clock.tick(3_600_000)
+
+  t.equal(link.state, 'down')
+  t.equal(link.silentMs, 3_600_000)
+  t.equal(clock.pending, 0)
+})
+
+t.test('after a loss the next carrier brings what the peer has not received, and only that', async t => {
+  const { link, carrier, clock, events } = linkUp()
+  for (const words of ['one', 'two', 'three']) link.send(text(words))
+  carrier.receive(ack(1))
+  carrier.lose()
+  t.equal(link.state, 'down')
+  link.send(text('four'))
+  clock.tick(700)
+
+  const next = attach(link, { peerReceived: 2 })
+  link.send(text('five'))
+
+  t.same(next.said, ['three', 'four', 'five'])
+  t.same(carrier.said, ['one', 'two', 'three'])
+  t.same(events, ['up', 'down LINK_LOST', 'up again after 700 ms, 9 bytes'])
+})
+
+t.test('messages known already are skipped once, then counting goes on', async t => {
+  const { link, carrier, got } = linkUp()
+  for (const words of ['a', 'b', 'c']) carrier.receive(text(words))
+  carrier.lose()
+
+  const next = attach(link, { peerSendsFrom: 1 })
+  for (const words of ['b', 'c', 'd']) next.receive(text(words))
+
+  t.same(got, ['a', 'b', 'c', 'd'])
+  t.equal(link.received, 4)
+})
+
+t.test('a peer that does not know how much arrived is told at once, whether or not more comes', async t => {
+  // It may be at its replay limit, and then nothing more comes that an acknowledgement could ride on.
+  const { link, carrier } = linkUp()
+  for (const words of ['a', 'b', 'c']) carrier.receive(text(words))
+  carrier.lose()
+
+  const next = attach(link, { peerSendsFrom: 1 })
+
+  t.same(acksOf(next), [3])
+})
+
+t.test('counts that cannot be are refused and change nothing', async t => {
+  const { link, carrier, got } = linkUp()
+  link.send(text('a'))
+  link.send(text('b'))
+  carrier.receive(ack(1))
+  carrier.receive(text('x'))
+
+  const bad: Partial<ResumeCounts>[] = [
+    { peerReceived: 0, peerSendsFrom: 1 },
+    { peerReceived: 3, peerSendsFrom: 1 },
+    { peerReceived: 1, peerSendsFrom: 2 }
+  ]
+  for (const counts of bad) {
+    t.throws(() => link.attach(new FakeCarrier(), { ...FRESH, ...counts }), { code: 'RESUME_REFUSED' })
+  }
+
+  t.equal(link.state, 'up')
+  link.send(text('c'))
+  carrier.receive(text('y'))
+  t.same(carrier.said, ['a', 'b', 'c'])
+  t.same(got, ['x', 'y'])
+})
+
+t.test('the point of resume lies between what was acknowledged and what was sent', async t => {
+  const { link, carrier } = linkUp()
+  for (const words of ['a', 'b', 'c']) link.send(text(words))
+  carrier.receive(ack(2))
+
+  t.equal(link.resumePoint(0), 2, 'it has acknowledged more over the old carrier')
+  t.equal(link.resumePoint(2), 2)
+  t.equal(link.resumePoint(3), 3)
+  t.equal(link.resumePoint(4), undefined)
+  link.close('CLOSED')
+  t.equal(link.resumePoint(3), undefined)
+})
+
+t.test('the newest carrier wins, and nothing of the older one is heard', async t => {
+  const { link, carrier, got, events, clock } = linkUp()
+  link.send(text('a'))
+
+  const next = attach(link, { peerReceived: 1 })
+
+  t.same(carrier.ended, { by: 'close', error: new TunnelError('SUPERSEDED') })
+  carrier.receive(text('late'))
+  carrier.receive(ack(1))
+  carrier.drain()
+  carrier.lose()
+  t.same(got, [])
+  t.same(events, ['up', 'up again after 0 ms, 0 bytes'])
+  t.equal(link.state, 'up')
+  link.send(text('b'))
+  t.same(next.said, ['b'])
+  t.equal(clock.pending, 1, 'one heartbeat')
+})
+
+t.test('a thousand carriers leave no listener on the link and one timer', async t => {
+  const { link, clock } = linkUp()
+  const before = link.eventNames().map(name => link.listenerCount(name))
+
+  let last = attach(link)
+  for (let round = 0; round < 1_000; round++) {
+    if (round % 2) last.lose()
+    last.receive(text('late'))
+    last = attach(link)
+  }
+
+  t.same(
+    link.eventNames().map(name => link.listenerCount(name)),
+    before
+  )
+  t.equal(clock.pending, 1)
+  link.close('CLOSED')
+  t.equal(clock.pending, 0)
+})
+
+t.test('messages are acknowledged after a quarter of the peer’s limit, or after 250 ms', async t => {
+  const { link, clock } = linkUp({ up: false })
+  const carrier = attach(link, { peerReplayLimitBytes: 400 })
+
+  carrier.receive(Buffer.alloc(99))
+  t.same(acksOf(carrier), [])
+  carrier.receive(Buffer.alloc(1))
+  t.same(acksOf(carrier), [2])
+  carrier.receive(Buffer.alloc(1))
+  clock.tick(249)
+  t.same(acksOf(carrier), [2])
+  clock.tick(1)
+  t.same(acksOf(carrier), [2, 3])
+  clock.tick(1_000)
+  t.same(acksOf(carrier), [2, 3], 'nothing came, nothing is said')
+})
+
+t.test('however large the peer’s limit, 2 MiB are acknowledged', async t => {
+  const { link } = linkUp({ up: false })
+  const carrier = attach(link, { peerReplayLimitBytes: 2 ** 32 - 1 })
+
+  carrier.receive(Buffer.alloc((2 << 20) - 1))
+  t.same(acksOf(carrier), [])
+  carrier.receive(Buffer.alloc(1))
+  t.same(acksOf(carrier), [2])
+})
+
+t.test('at the replay limit the sender waits until acknowledgements make room', async t => {
+  const { link, carrier, events } = linkUp({ limits: { replayLimitBytes: 10, replayMinBytes: 1 } })
+
+  t.ok(link.send(Buffer.alloc(9)))
+  t.notOk(link.send(Buffer.alloc(1)))
+  carrier.receive(ack(0))
+  t.same(events, ['up'])
+  carrier.receive(ack(1))
+
+  t.same(events, ['up', 'drain'])
+  t.equal(link.replayBytes, 1)
+})
+
+t.test('while down, sending is taken up to the limit; the next carrier lets it go on', async t => {
+  const { link, carrier, events } = linkUp({ limits: { replayLimitBytes: 4, replayMinBytes: 1 } })
+  carrier.lose()
+
+  t.ok(link.send(text('abc')))
+  t.notOk(link.send(text('d')))
+  const next = attach(link)
+
+  t.same(next.said, ['abc', 'd'])
+  t.notMatch(events, ['drain'], 'nothing is acknowledged yet')
+  next.receive(ack(1))
+  t.equal(events.at(-1), 'drain')
+})
+
+t.test('a full carrier holds the sender up, and so does its successor', async t => {
+  const { link, carrier, events } = linkUp()
+  carrier.full = true
+  t.notOk(link.send(text('a')))
+  carrier.receive(ack(1))
+  t.same(events, ['up'], 'an acknowledgement does not empty the carrier')
+  carrier.drain()
+  t.same(events, ['up', 'drain'])
+
+  link.send(text('b'))
+  carrier.lose()
+  const next = new FakeCarrier()
+  next.full = true
+  link.attach(next, { ...FRESH, peerReceived: 1 })
+  t.same(next.said, ['b'])
+  t.notOk(link.send(text('c')))
+  next.drain()
+  t.equal(events.at(-1), 'drain')
+})
+
+t.test('a carrier lost while it was full does not hold up the next', async t => {
+  const { link, carrier, events } = linkUp()
+  carrier.full = true
+  link.send(text('a'))
+  carrier.lose()
+
+  attach(link, { peerReceived: 1 })
+
+  t.same(events.slice(-2), ['up again after 0 ms, 0 bytes', 'drain'])
+})
+
+t.test('when the window is over the link ends with RESUME_EXPIRED and gives its memory back', async t => {
+  const budget = new ReplayBudget()
+  const { link, carrier, clock, events } = linkUp({ budget, limits: { resumeWindowMs: 1_000 } })
+  link.send(text('lost'))
+  carrier.lose()
+
+  clock.tick(999)
+  t.equal(link.state, 'down')
+  clock.tick(1)
+
+  t.equal(link.state, 'closed')
+  t.equal(events.at(-1), 'close RESUME_EXPIRED')
+  t.equal(budget.usedBytes, 0)
+  t.equal(clock.pending, 0)
+  t.throws(() => attach(link), { code: 'RESUME_REFUSED' })
+  t.ok(link.send(text('dropped')))
+  t.equal(budget.usedBytes, 0)
+})
+
+t.test('a resume in time stops the window; the next loss opens a new one', async t => {
+  const { link, carrier, clock } = linkUp({ limits: { resumeWindowMs: 1_000 } })
+  carrier.lose()
+  clock.tick(999)
+  const next = attach(link)
+  // The heartbeat of a silent carrier must not decide this one.
+  clock.tick(5_000)
+  t.equal(link.state, 'up')
+
+  next.lose()
+  clock.tick(999)
+  t.equal(link.state, 'down')
+  clock.tick(1)
+  t.equal(link.state, 'closed')
+})
+
+t.test('a window of nothing ends the link in the next turn, not a carrier later', async t => {
+  const { link, carrier, clock } = linkUp({ limits: { resumeWindowMs: 0 } })
+
+  carrier.lose()
+  clock.tick(0)
+
+  t.equal(link.state, 'closed')
+})
+
+t.test('every code but LINK_LOST and SUPERSEDED ends the link', async t => {
+  for (const code of Object.keys(errors) as ErrorCode[]) {
+    const { link, carrier, clock } = linkUp()
+
+    carrier.lose(code)
+
+    const lost = code === 'LINK_LOST' || code === 'SUPERSEDED'
+    t.equal(link.state, lost ? 'down' : 'closed', code)
+    if (!lost) t.equal(clock.pending, 0)
+  }
+})
+
+t.test('close reaches the carrier with its code, terminate without a word; both once', async t => {
+  const closed = linkUp()
+  closed.link.close('DRAINING', 'bye')
+  closed.link.close('CLOSED')
+  closed.link.terminate(new TunnelError('CLOSED'))
+  t.match(closed.carrier.ended, { by: 'close', error: { code: 'DRAINING', detail: 'bye' } })
+  t.same(closed.events, ['up', 'close DRAINING'])
+  t.equal(closed.clock.pending, 0)
+
+  const terminated = linkUp()
+  terminated.link.terminate(new TunnelError('INTERNAL'))
+  t.match(terminated.carrier.ended, { by: 'terminate', error: { code: 'INTERNAL' } })
+  t.same(terminated.events, ['up', 'close INTERNAL'])
+  t.equal(terminated.clock.pending, 0)
+})
+
+t.test('a link closed while it is down says so to nobody but its session', async t => {
+  const { link, carrier, events, clock } = linkUp()
+  carrier.lose()
+
+  link.close('CLOSED')
+
+  t.same(events, ['up', 'down LINK_LOST', 'close CLOSED'])
+  t.equal(clock.pending, 0)
+})
+
+t.test('nothing heard for ten seconds: the carrier is given up, the link waits', async t => {
+  const { link, carrier, clock, events } = linkUp()
+
+  clock.tick(9_999)
+  t.equal(link.state, 'up')
+  clock.tick(1)
+
+  t.match(carrier.ended, {
+    by: 'terminate',
+    error: { code: 'LINK_LOST', detail: 'nothing heard for 10000 ms' }
+  })
+  t.same(events, ['up', 'down LINK_LOST'])
+})
+
+t.test('silence is counted from the last message, not from when somebody looked', async t => {
+  const { link, carrier, clock } = linkUp()
+
+  clock.tick(100)
+  carrier.receive(text('the last one'))
+  clock.tick(9_999)
+  t.equal(link.state, 'up')
+  clock.tick(1)
+
+  t.equal(link.state, 'down')
+})
+
+t.test('a new carrier is asked for a sign of life at once: that measures the round trip', async t => {
+  const { link, carrier, clock } = linkUp()
+  const [ping] = carrier.linkMessages(linkType.PING)
+  t.ok(ping)
+
+  clock.tick(42)
+  carrier.receive(encodeNumber(linkType.PONG, decodeNumber(ping as Buffer)))
+
+  t.equal(link.roundTripMs, 42)
+})
+
+t.test('a ping is answered with its number', async t => {
+  const { carrier } = linkUp()
+
+  carrier.receive(encodeNumber(linkType.PING, 77))
+
+  t.same(carrier.linkMessages(linkType.PONG).map(decodeNumber), [77])
+})
+
+t.test('probe asks at once; drop gives the carrier up; both do nothing while down', async t => {
+  const { link, carrier, events } = linkUp()
+  link.probe()
+  t.equal(carrier.linkMessages(linkType.PING).length, 2)
+
+  link.drop(new TunnelError('LINK_LOST', 'enough'))
+  link.drop(new TunnelError('LINK_LOST', 'enough'))
+  link.probe()
+
+  t.match(carrier.ended, { by: 'terminate' })
+  t.same(events, ['up', 'down LINK_LOST'])
+})
+
+t.test('the last note is told on every carrier, before anything else', async t => {
+  const { link } = linkUp({ up: false })
+  link.tell('early')
+  link.send(text('a'))
+  const first = attach(link)
+  t.same(first.sent.slice(0, 2), [encodeNote('early'), text('a')])
+  link.tell('later')
+  t.same(first.linkMessages(linkType.NOTE), [encodeNote('early'), encodeNote('later')])
+  first.lose()
+  link.tell('latest')
+
+  const second = attach(link)
+
+  t.same(second.linkMessages(linkType.NOTE), [encodeNote('latest')])
+  t.equal(link.received, 0)
+})
+
+t.test('notes are heard and not counted', async t => {
+  const { link, carrier, events } = linkUp()
+
+  carrier.receive(encodeNote('{"members":[]}'))
+
+  t.equal(events.at(-1), 'note {"members":[]}')
+  t.equal(link.received, 0)
+})
+
+t.test('what breaks a rule of the link ends it and says which', async t => {
+  const broken: [Buffer, RegExp][] = [
+    [Buffer.from([linkType.HELLO]), /comes once, first/],
+    [Buffer.from([linkType.WELCOME]), /comes once, first/],
+    [Buffer.from([linkType.REFUSE]), /comes once, first/],
+    [Buffer.from([linkType.ACK]), /9 bytes/],
+    [ack(1), /1 messages acknowledged, 0 to 0 fit/]
+  ]
+  for (const [message, detail] of broken) {
+    const { link, carrier } = linkUp()
+    carrier.receive(message)
+    t.equal(link.state, 'closed')
+    t.match(carrier.ended, { by: 'close', error: { code: 'PROTOCOL_ERROR', detail } })
+  }
+})
+
+t.test('a listener of notes that throws ends the link, not the process', async t => {
+  const { link, carrier } = linkUp()
+  link.on('note', () => {
+    throw new TunnelError('PROTOCOL_ERROR', 'a note is JSON')
+  })
+
+  carrier.receive(encodeNote('{'))
+
+  t.match(carrier.ended, { by: 'close', error: { code: 'PROTOCOL_ERROR', detail: 'a note is JSON' } })
+})
+
+t.test('link messages of a later version are ignored', async t => {
+  const { link, carrier } = linkUp()
+
+  for (let type = linkType.NOTE + 1; type <= 0xff; type++) carrier.receive(Buffer.from([type, 1, 2]))
+
+  t.equal(link.state, 'up')
+  t.equal(link.received, 0)
+})
+
+t.test('bytes received are those of all carriers together', async t => {
+  const { link, carrier } = linkUp()
+  carrier.receive(text('abc'))
+  carrier.lose()
+  t.equal(link.bytesReceived, 3)
+
+  const next = attach(link)
+  next.receive(text('de'))
+
+  t.equal(link.bytesReceived, 5)
+})
+
+t.test('an acknowledgement due when the carrier is lost is part of the resume, not said twice', async t => {
+  const { link, carrier, clock } = linkUp()
+  carrier.receive(text('a'))
+  carrier.lose()
+  clock.tick(250)
+
+  const next = attach(link)
+  clock.tick(250)
+
+  t.same(acksOf(next), [])
+  t.equal(link.received, 1)
+})

@@ -1,0 +1,64 @@
+/**
+ * One end of a Carrier whose other end is the test: what was sent is noted, what arrives is said by hand, and it is
+ * full, lost or closed when the test says so. Everything happens in the same turn of the event loop.
+ */
+import { EventEmitter } from 'node:events'
+import type { Carrier, CarrierEvents } from '../../src/carrier.js'
+import { type ErrorCode, TunnelError } from '../../src/errors.js'
+import { isLinkMessage } from '../../src/link/message.js'
+
+export class FakeCarrier extends EventEmitter<CarrierEvents> implements Carrier {
+  /** Everything that was sent, in order. */
+  sent: Buffer[] = []
+  full = false
+  bytesReceived = 0
+  /** Set once it is over: who ended it how, and what `close` said. */
+  ended: { by: 'close' | 'terminate' | 'peer'; error: TunnelError } | undefined
+
+  send(message: Buffer): boolean {
+    if (this.ended) return true
+    this.sent.push(message)
+    return !this.full
+  }
+
+  close(code: ErrorCode, detail?: string): void {
+    this.#end('close', new TunnelError(code, detail))
+  }
+
+  terminate(error: TunnelError): void {
+    this.#end('terminate', error)
+  }
+
+  /** A message from the other side. */
+  receive(message: Buffer): void {
+    this.bytesReceived += message.length
+    this.emit('message', message)
+  }
+
+  /** There is room again. */
+  drain(): void {
+    this.full = false
+    this.emit('drain')
+  }
+
+  /** The other side, or the line, ends it. */
+  lose(code: ErrorCode = 'LINK_LOST', detail?: string): void {
+    this.#end('peer', new TunnelError(code, detail))
+  }
+
+  /** Session messages among what was sent, as text. */
+  get said(): string[] {
+    return this.sent.filter(message => !isLinkMessage(message)).map(String)
+  }
+
+  /** Link messages of one type among what was sent. */
+  linkMessages(type: number): Buffer[] {
+    return this.sent.filter(message => message[0] === type)
+  }
+
+  #end(by: 'close' | 'terminate' | 'peer', error: TunnelError): void {
+    if (this.ended) return
+    this.ended = { by, error }
+    this.emit('close', error)
+  }
+}
