@@ -1,0 +1,268 @@
+/**
+ * The configuration of seed-server: one schema that is its types, its defaults, its checks and its chapter in
+ * docs/configuration.md. What the values do is told where they are used.
+ */
+import {
+  choice,
+  count,
+  duration,
+  field,
+  filePath,
+  list,
+  listen,
+  section,
+  size,
+  text,
+  yesNo
+} from '@tendril/common/config/fields'
+import { adminSection, linkSection, logSection, sessionSection } from '@tendril/common/config/sections'
+import { isName, NAME_RULE } from '@tendril/common/identity/role'
+import { formatListen, isLoopback } from '@tendril/common/listen'
+import { ROUTE_FORM, readRoute } from '@tendril/common/policy/routes'
+import * as z from 'zod'
+import { peersSection } from './peers-config.js'
+
+const FRONT_NAME = /^(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?$/
+const FRONT_NAME_RULE = '1 to 63 of a-z, 0-9 and "-", beginning and ending with a letter or digit'
+
+// Quotes are asked for because YAML 1.1 tools read 0660 as the number 432, and YAML 1.2 ones as 660.
+const socketMode = field(
+  z
+    .string()
+    .regex(/^0?[0-7]{3}$/)
+    .transform(octal => Number.parseInt(octal, 8)),
+  {
+    type: 'octal text',
+    expected: 'octal permissions in quotes, such as "0660"',
+    about: 'Permissions of the Unix socket, `"0660"` if not given. Whoever may open it may dial through it.',
+    plainText: true,
+    show: mode => Number(mode).toString(8).padStart(4, '0')
+  }
+)
+
+const WORKERS_MAX = 64
+
+const tls = (who: string) => ({
+  cert: filePath({
+    about: 'PEM file: the certificate shown to whoever connects, and the intermediate ones after it.'
+  }),
+  key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' }),
+  clientCa: filePath({ about: `PEM file: the authorities whose certificates ${who} must show.` })
+})
+
+const limits = {
+  headerLimit: size({
+    about: 'Largest HTTP request header; a larger one is answered 431.',
+    min: '256B',
+    max: '1MiB'
+  }).prefault('8KiB'),
+  maxConnections: count({
+    about: 'Connections open at once; one more is refused.',
+    min: 1,
+    max: 1_000_000
+  }).default(8192)
+}
+
+const tunnel = section(
+  'Where the clients of the workload clusters arrive, usually behind an SNI load balancer.',
+  {
+    listen: listen({ about: "Address that the load balancer passes the clients' connections on to." }),
+    tls: section('Certificates of the tunnel. TLS ends here, not in the load balancer.', tls('clients')),
+    proxyProtocol: choice({
+      about:
+        "`required`: each connection begins with a PROXY protocol header (v1 or v2), which tells the client's real address. Only for a load balancer that always sends it.",
+      values: ['none', 'required']
+    }).default('none'),
+    handshakeTimeout: duration({
+      about: 'From connect to the end of the TLS handshake.',
+      min: '100ms',
+      max: '5m'
+    }).prefault('10s'),
+    ...limits
+  }
+)
+
+const front = section('', {
+  name: text({
+    about: 'What logs and metrics call it.',
+    fits: name => FRONT_NAME.test(name),
+    expected: FRONT_NAME_RULE
+  }),
+  listen: listen({ about: 'Where. Without `tls` only a Unix socket or a loopback address is allowed.' }),
+  tls: section('Certificates of this front.', tls('callers')).optional(),
+  mode: socketMode.optional(),
+  cluster: text({
+    about:
+      'The cluster that is reached here. Without it the server name a caller asks for in its TLS handshake decides (`clusters[].serverNames`); where there is only one cluster, it is that one.',
+    fits: isName,
+    expected: NAME_RULE
+  }).optional(),
+  callers: list(
+    'Names in certificates that may call here: common name, DNS name, or NAME of a `tendril://caller/NAME`. Without it: everybody whose certificate comes from `clientCa`.',
+    text(),
+    { min: 1 }
+  ).optional(),
+  dialTimeout: duration({
+    about:
+      'From CONNECT to its answer; then it is 504. Keep it below 5s, after which the aggregator of kube-apiserver gives up without hearing the reason.',
+    min: '100ms',
+    max: '10m'
+  }).prefault('4s'),
+  headerTimeout: duration({
+    about: 'From connect to the end of the CONNECT header, TLS handshake included; then the answer is 408.',
+    min: '100ms',
+    max: '5m'
+  }).prefault('10s'),
+  firstByteDelay: duration({
+    about:
+      'How long bytes from the target are held back behind the 200 while the caller is silent, because kube-apiserver fails when both arrive at once.',
+    min: '0ms',
+    max: '1s'
+  }).prefault('50ms'),
+  ...limits
+})
+
+const cluster = section('', {
+  name: text({
+    about: 'The name its clients state, and certificates made by `seed-server pki` carry.',
+    fits: isName,
+    expected: NAME_RULE
+  }),
+  required: yesNo({
+    about:
+      '`/readyz` answers 200 only while a client of this cluster is connected. If no cluster is required, any client at all will do.'
+  }).default(false),
+  routes: list(
+    'Networks (CIDR), addresses and names that its clients may announce as theirs; a name may begin with `*.`. What is not covered is ignored, with a warning.',
+    text({ fits: route => readRoute(route) !== undefined, expected: ROUTE_FORM })
+  ).default(['0.0.0.0/0', '::/0', '*']),
+  serverNames: list(
+    'TLS server names that select this cluster on fronts that name no cluster.',
+    text()
+  ).default([]),
+  identities: section(
+    'Certificates that others issued and that belong to clients of this cluster. One match is enough.',
+    {
+      commonNames: list('Common names of the subject, compared exactly.', text()).default([]),
+      dnsNames: list(
+        'DNS names among the subject alternative names, compared without regard to case.',
+        text()
+      ).default([]),
+      uris: list('URIs among the subject alternative names, compared exactly.', text()).default([])
+    }
+  ).prefault({})
+})
+
+export const seedSchema = section('', {
+  tunnel,
+  fronts: list(
+    'Where kube-apiserver and others ask for a connection into a cluster, with HTTP CONNECT.',
+    front
+  ).default([]),
+  clusters: list('The workload clusters that are served.', cluster, { min: 1 }),
+  peers: peersSection,
+  workers: field(z.union([z.literal('auto'), z.number().int().min(1).max(WORKERS_MAX)]), {
+    type: 'auto \\| number',
+    expected: `auto, or a whole number from 1 to ${WORKERS_MAX}`,
+    about:
+      'Processes that serve behind the same listeners, each for one core. `auto`: as many as there are cores, by CPU affinity and the CPU quota of the cgroup. Limits such as `maxConnections` and `link.replayBudget` are those of each.'
+  }).default(1),
+  drainDelay: duration({
+    about:
+      'On SIGTERM: how long the server is unready and serves on before it drains, for balancers that ask `/readyz`. Three of their intervals are enough; with a `preStop` in Kubernetes none is needed.',
+    min: '0ms',
+    max: '10m'
+  }).prefault('0ms'),
+  drainTimeout: duration({
+    about: 'On SIGTERM: how long open streams may take to finish.',
+    min: '0ms',
+    max: '24h'
+  }).prefault('30s'),
+  session: sessionSection,
+  link: linkSection,
+  admin: adminSection,
+  log: logSection
+}).superRefine((config, context) => {
+  const complain = (path: (string | number)[], message: string) =>
+    context.addIssue({ code: 'custom', path, message })
+  const clusters = config.clusters.map(({ name }) => name)
+
+  twins(clusters).forEach(at => complain(['clusters', at, 'name'], 'another cluster has this name already'))
+  const serverNames = config.clusters.flatMap(({ serverNames }, cluster) =>
+    serverNames.map((name, at) => ({
+      name: name.toLowerCase(),
+      path: ['clusters', cluster, 'serverNames', at]
+    }))
+  )
+  twins(serverNames.map(({ name }) => name)).forEach(at => {
+    const twin = serverNames[at]
+    if (twin) complain(twin.path, `the server name ${twin.name} is taken already`)
+  })
+
+  const fronts = config.fronts.map(({ name }) => name)
+  twins(fronts).forEach(at => complain(['fronts', at, 'name'], 'another front has this name already'))
+  config.fronts.forEach((front, at) => {
+    for (const { path, message } of frontProblems(front, clusters, serverNames.length > 0)) {
+      complain(['fronts', at, ...path], message)
+    }
+  })
+
+  const listeners = [
+    { path: ['tunnel', 'listen'], listen: config.tunnel.listen },
+    ...config.fronts.map(({ listen }, at) => ({ path: ['fronts', at, 'listen'], listen })),
+    ...(config.admin ? [{ path: ['admin', 'listen'], listen: config.admin.listen }] : [])
+  ]
+    // Any number of listeners may ask for "any free port".
+    .filter(({ listen }) => 'path' in listen || listen.port !== 0)
+    .map(({ path, listen }) => ({ path, address: formatListen(listen) }))
+  listeners.forEach(({ path, address }, at) => {
+    const first = listeners.findIndex(other => other.address === address)
+    if (first < at) complain(path, `${address} is the address of ${listeners[first]!.path.join('.')} already`)
+  })
+})
+
+export type SeedConfig = z.output<typeof seedSchema>
+export type FrontConfig = z.output<typeof front>
+export type ClusterConfig = z.output<typeof cluster>
+
+type FrontProblem = { path: string[]; message: string }
+
+function frontProblems(front: FrontConfig, clusters: string[], namesSelect: boolean): FrontProblem[] {
+  const problems: FrontProblem[] = []
+  const isSocket = 'path' in front.listen
+  if (!front.tls && !isLoopback(front.listen)) {
+    problems.push({
+      path: ['listen'],
+      message: `a front without tls must not leave this machine: give it tls, or a loopback address or Unix socket instead of ${formatListen(front.listen)}`
+    })
+  }
+  if (front.mode !== undefined && !isSocket) {
+    problems.push({ path: ['mode'], message: 'only a Unix socket has permissions' })
+  }
+  if (front.callers && !front.tls) {
+    problems.push({
+      path: ['callers'],
+      message: 'without tls nobody shows a certificate: give the front tls, or use mode'
+    })
+  }
+  if (front.cluster !== undefined && !clusters.includes(front.cluster)) {
+    problems.push({
+      path: ['cluster'],
+      message: `there is no cluster ${front.cluster} in clusters: ${clusters.join(', ')}`
+    })
+  }
+  if (front.cluster === undefined && clusters.length > 1 && (!front.tls || !namesSelect)) {
+    problems.push({
+      path: front.tls ? [] : ['name'],
+      message: front.tls
+        ? `which of ${clusters.length} clusters is meant? Give the front a cluster, or the clusters serverNames`
+        : `which of ${clusters.length} clusters is meant? A front without tls needs a cluster`
+    })
+  }
+  return problems
+}
+
+/** The indices of entries that an earlier one equals. */
+function twins(names: string[]): number[] {
+  return names.flatMap((name, at) => (names.indexOf(name) < at ? [at] : []))
+}

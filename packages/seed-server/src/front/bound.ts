@@ -1,0 +1,48 @@
+/**
+ * A bound on any Dial: it settles in time and hears the caller leave, even when what is inside never settles.
+ * kube-apiserver sets no deadline on a CONNECT, so this is the last place that can.
+ */
+import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
+import { formatAuthority } from '@tendril/common/wire/authority'
+
+/**
+ * The same Dial, settled after `timeoutMs` at the latest (DIAL_TIMEOUT), at once when the signal aborts
+ * (DIAL_CANCELLED); either aborts the inner dial, and a stream that comes too late is destroyed.
+ */
+export function bounded(dial: Dial, clock: Clock): Dial {
+  return (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) =>
+    new Promise((resolve, reject) => {
+      const inner = new AbortController()
+      let settled = false
+
+      const settle = (): boolean => {
+        if (settled) return false
+        settled = true
+        timer.cancel()
+        signal.removeEventListener('abort', onAbort)
+        return true
+      }
+      const fail = (error: TunnelError): void => {
+        if (!settle()) return
+        inner.abort(error)
+        reject(error)
+      }
+      const onAbort = (): void => fail(TunnelError.from(signal.reason, 'DIAL_CANCELLED'))
+      const timer = clock.after(timeoutMs, () =>
+        fail(
+          new TunnelError('DIAL_TIMEOUT', `${formatAuthority(target)} did not answer within ${timeoutMs} ms`)
+        )
+      )
+
+      signal.addEventListener('abort', onAbort)
+      if (signal.aborted) return onAbort()
+      dial(target, { signal: inner.signal, timeoutMs }).then(
+        stream => {
+          if (settle()) return resolve(stream)
+          stream.on('error', () => {})
+          stream.destroy()
+        },
+        (error: unknown) => fail(TunnelError.from(error))
+      )
+    })
+}

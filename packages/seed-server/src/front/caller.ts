@@ -1,0 +1,256 @@
+/**
+ * The life of one caller of a front, from its first byte to its last:
+ *
+ *     reading the head → dialling → joined to the target        → closed
+ *             └──────────────┴────→ refused, with the reason ───┘
+ *
+ * It knows neither TLS nor where the front listens, and of the far side only a Dial.
+ */
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { type Clock, type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
+import type { Log } from '@tendril/common/log'
+import { resetSocket } from '@tendril/common/reset'
+import { splice } from '@tendril/common/splice'
+import { formatAuthority } from '@tendril/common/wire/authority'
+import { ESTABLISHED, refusal } from './answer.js'
+import { bounded } from './bound.js'
+import { type ConnectHead, ConnectParser } from './connect.js'
+import type { Route } from './route.js'
+
+/** What a front tells whoever counts. Every label comes from a closed set: no address, no name of a caller. */
+export interface FrontObserver {
+  /** A request was answered. `cluster` is '' when it was refused before one was known. `dialMs`: head read to answer. */
+  answered(event: {
+    front: string
+    cluster: string
+    code: 'OK' | ErrorCode
+    dialMs: number | undefined
+  }): void
+  /** A caller was joined to a target (1), or such a tunnel ended (-1). */
+  open(event: { front: string; cluster: string; change: 1 | -1 }): void
+  /** A tunnel ended: the bytes it carried, up to the target and down to the caller. */
+  carried(event: { cluster: string; upBytes: number; downBytes: number }): void
+}
+
+export type CallerOptions = {
+  front: string
+  route: Route
+  dial: (cluster: string) => Dial
+  headerLimitBytes: number
+  dialTimeoutMs: number
+  firstByteDelayMs: number
+  clock: Clock
+  log: Log
+  observer: FrontObserver | undefined
+}
+
+/** Most bytes a caller may send ahead of the 200 before it is no longer read from. */
+export const EARLY_LIMIT_BYTES = 65_536
+
+/** How long a refused caller may take to read the answer, in milliseconds. */
+export const LINGER_MS = 1_000
+
+export class Caller {
+  readonly #socket: Socket
+  readonly #options: CallerOptions
+  readonly #serverName: string | undefined
+  /** Aborts when the caller is gone: nobody waits for an answer any more. */
+  readonly #left = new AbortController()
+  /** What came behind the head. Kept, because reading goes on: it is how a caller's leaving is noticed. */
+  readonly #early: Buffer[] = []
+  #earlyBytes = 0
+  #spoke = false
+  #joined = false
+  #cluster = ''
+
+  /** `serverName` is the name the caller asked for in its TLS hello. */
+  constructor(socket: Socket, serverName: string | undefined, options: CallerOptions) {
+    this.#socket = socket
+    this.#serverName = serverName
+    this.#options = options
+    // Whoever waits hears of the end by `close`; without a listener an error would end the process.
+    socket.on('error', error => this.#leave(error.message))
+    socket.on('close', () => this.#leave('the connection closed'))
+  }
+
+  /** Serves the caller until its end; `headerMs` is what is left of the time for its head. Never rejects. */
+  async serve(headerMs: number): Promise<void> {
+    const { clock, dialTimeoutMs, dial, route } = this.#options
+    let dialledAt: number | undefined
+    try {
+      const { target } = await this.#readHead(headerMs)
+      this.#cluster = route(this.#serverName)
+      dialledAt = clock.now()
+      const stream = await bounded(dial(this.#cluster), clock)(target, {
+        signal: this.#left.signal,
+        timeoutMs: dialTimeoutMs
+      })
+      this.#answered('OK', dialledAt)
+      await this.#join(stream, target)
+    } catch (error) {
+      // A probe that only connects is no request: nothing to answer, nothing to count.
+      if (this.#left.signal.aborted && !this.#spoke) return this.destroy()
+      this.refuse(TunnelError.from(error), dialledAt)
+    }
+  }
+
+  /** Answers with the reason and closes. Bytes that still come are read and dropped for a short while. */
+  refuse(error: TunnelError, dialledAt?: number): void {
+    this.#answered(error.code, dialledAt, error)
+    refuse(this.#socket, error, this.#options.clock)
+  }
+
+  /** Ends the caller at once. A tunnel is reset rather than ended, so that no half answer looks whole. */
+  destroy(): void {
+    if (this.#joined) resetSocket(this.#socket)
+    else this.#socket.destroy()
+  }
+
+  /** Resolves at the end of the head. From then on bytes are kept for the target until `#join` takes them. */
+  #readHead(headerMs: number): Promise<ConnectHead> {
+    const { clock, headerLimitBytes } = this.#options
+    const parser = new ConnectParser(headerLimitBytes)
+    return new Promise((resolve, reject) => {
+      let head: ConnectHead | undefined
+      const settle = (act: () => void): void => {
+        timer.cancel()
+        signal.removeEventListener('abort', onLeft)
+        act()
+      }
+      const onLeft = (): void => settle(() => reject(TunnelError.from(signal.reason)))
+      const { signal } = this.#left
+      const timer = clock.after(Math.max(headerMs, 0), () =>
+        settle(() => {
+          this.#stopReading()
+          reject(new TunnelError('HEADER_TIMEOUT'))
+        })
+      )
+      signal.addEventListener('abort', onLeft)
+      if (signal.aborted) return onLeft()
+
+      this.#socket.on('end', this.#socketOnEnd)
+      this.#socket.on('data', (chunk: Buffer) => {
+        this.#spoke = true
+        if (head) return this.#keep(chunk)
+        try {
+          head = parser.feed(chunk)
+        } catch (error) {
+          this.#stopReading()
+          return settle(() => reject(error))
+        }
+        if (!head) return
+        const found = head
+        this.#keep(found.rest)
+        settle(() => resolve(found))
+      })
+    })
+  }
+
+  #keep(chunk: Buffer): void {
+    if (chunk.length === 0) return
+    this.#early.push(chunk)
+    this.#earlyBytes += chunk.length
+    if (this.#earlyBytes >= EARLY_LIMIT_BYTES) this.#socket.pause()
+  }
+
+  #stopReading(): void {
+    this.#socket.removeAllListeners('data')
+    this.#socket.off('end', this.#socketOnEnd)
+    this.#socket.pause()
+  }
+
+  /** kube-apiserver never half-closes before its 200: an end here is a caller that gave up. */
+  readonly #socketOnEnd = (): void => this.#leave('the caller closed its side before the answer')
+
+  #leave(why: string): void {
+    this.#left.abort(new TunnelError('DIAL_CANCELLED', why))
+  }
+
+  /** Writes the 200 and joins caller and target until both are closed. */
+  async #join(stream: Duplex, target: Target): Promise<void> {
+    const socket = this.#socket
+    const { front, clock, log, observer } = this.#options
+    const cluster = this.#cluster
+    const fields = { cluster, remote: socket.remoteAddress, target: formatAuthority(target) }
+    this.#joined = true
+    this.#stopReading()
+    for (const chunk of this.#early.splice(0).reverse()) socket.unshift(chunk)
+    // An error before `splice` listens must not end the process; the stream is destroyed then, which splice sees.
+    stream.on('error', () => {})
+
+    const upBefore = socket.bytesRead - socket.readableLength
+    const downBefore = socket.bytesWritten + ESTABLISHED.length
+    observer?.open({ front, cluster, change: 1 })
+    log.debug(fields, 'tunnel opened')
+    await this.#writeAlone(ESTABLISHED)
+    const stopWaiting = await this.#firstByte()
+    const end = splice(socket, stream, { clock })
+    stopWaiting()
+    const { error } = await end
+    observer?.open({ front, cluster, change: -1 })
+    const upBytes = Math.max(socket.bytesRead - upBefore, 0)
+    const downBytes = Math.max(socket.bytesWritten - downBefore, 0)
+    observer?.carried({ cluster, upBytes, downBytes })
+    log.debug({ ...fields, upBytes, downBytes, err: error }, 'tunnel ended')
+  }
+
+  /** Two writes at once may leave in one segment or TLS record: this one is with the kernel before the next begins. */
+  #writeAlone(bytes: Buffer): Promise<void> {
+    const socket = this.#socket
+    return new Promise(resolve => {
+      if (socket.closed) return resolve()
+      socket.once('close', resolve)
+      socket.write(bytes, () => {
+        socket.off('close', resolve)
+        resolve()
+      })
+    })
+  }
+
+  /**
+   * Waits for the caller to speak, but not long. kube-apiserver fails a dial when a byte of the target is in the
+   * same read as the 200; once it has spoken it has read the 200. On a TLS front the delay is a courtesy, a read
+   * ends with its record; on a Unix socket it is all there is, and a caller slower than it may see both at once.
+   * Resolves to what sets the socket flowing again.
+   */
+  #firstByte(): Promise<() => void> {
+    const socket = this.#socket
+    const { clock, firstByteDelayMs } = this.#options
+    return new Promise(resolve => {
+      // 'readable', not 'data': it takes nothing out, and an early FIN stays where `splice` will find it. It is
+      // let go only when `splice` listens: a stream that nobody listens to any more flows into the void.
+      const onReadable = (): void => done()
+      const done = (): void => {
+        timer.cancel()
+        socket.off('close', done)
+        resolve(() => socket.off('readable', onReadable))
+      }
+      const timer = clock.after(firstByteDelayMs, done)
+      socket.on('close', done)
+      socket.on('readable', onReadable)
+      if (socket.closed || socket.readableLength > 0) done()
+    })
+  }
+
+  #answered(code: 'OK' | ErrorCode, dialledAt: number | undefined, error?: TunnelError): void {
+    const { front, clock, log, observer } = this.#options
+    const cluster = this.#cluster
+    const dialMs = dialledAt === undefined ? undefined : clock.now() - dialledAt
+    observer?.answered({ front, cluster, code, dialMs })
+    if (!error) return
+    const fields = { cluster, remote: this.#socket.remoteAddress, dialMs, err: error }
+    if (code === 'DIAL_CANCELLED') log.debug(fields, 'caller left')
+    else log.info(fields, 'request refused')
+  }
+}
+
+/** Answers and closes in stages (RFC 9112 §9.6): a close with unread input would be a RST, and eat the answer. */
+export function refuse(socket: Socket, error: TunnelError, clock: Clock, lingerMs = LINGER_MS): void {
+  if (socket.destroyed) return
+  const timer = clock.after(lingerMs, () => socket.destroy())
+  socket.once('close', () => timer.cancel())
+  socket.on('error', () => {})
+  socket.resume()
+  socket.end(refusal(error))
+}

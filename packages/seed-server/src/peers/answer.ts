@@ -1,0 +1,23 @@
+/**
+ * What this server answers to a dial that a peer passes on: out of its own clients, or not at all. It has no way to
+ * pass a dial on once more, which is why none goes round.
+ */
+import { type Dial, TunnelError } from '@tendril/common'
+
+export type AnswerOptions = {
+  /** Those configured here. A peer reaches no other. */
+  clusters: readonly string[]
+  /** Own clients of a cluster as a Dial. */
+  dialHere: (cluster: string) => Dial
+}
+
+/** Rejects with BAD_TARGET, UNKNOWN_CLUSTER, or as `dialHere` does: NO_CLIENT tells the peer to ask another. */
+export function createAnswer({ clusters, dialHere }: AnswerOptions): Dial {
+  const known = new Set(clusters)
+  return async ({ cluster, ...target }, options) => {
+    if (cluster === undefined) throw new TunnelError('BAD_TARGET', 'a dial between servers names its cluster')
+    if (!known.has(cluster))
+      throw new TunnelError('UNKNOWN_CLUSTER', `${cluster} is not configured at this server`)
+    return dialHere(cluster)(target, options)
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * A dial passed on to another replica, one hop: the peers in turn, until one has a client of the cluster. Knows no
+ * links: a peer is a Dial with a name. That no dial goes round is the answering side's doing (answer.ts).
+ */
+import {
+  type Clock,
+  DIAL_TIMEOUT_MS,
+  type Dial,
+  type ErrorCode,
+  TunnelError,
+  systemClock
+} from '@tendril/common'
+
+/** A replica that takes dials now. */
+export type PeerView = { readonly server: string; readonly dial: Dial }
+
+export type ForwardOptions = {
+  /** Those that can be asked at this moment. */
+  peers: () => readonly PeerView[]
+  /** A peer answered: OK or why not. */
+  onAnswer?: (event: { cluster: string; code: 'OK' | ErrorCode }) => void
+  clock?: Clock
+}
+
+/**
+ * The peers as a Dial into a cluster. The one that served the cluster last is asked first. Rejects with what a target
+ * said, or when no peer could serve: with the reason of one whose client is only away, else with NO_CLIENT.
+ */
+export function createForward(options: ForwardOptions): (cluster: string) => Dial {
+  const { peers, onAnswer, clock = systemClock } = options
+  /** By cluster: who served it, the last one first. At most as many as there are clusters and peers. */
+  const served = new Map<string, string[]>()
+
+  return cluster =>
+    async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
+      const endMs = clock.now() + timeoutMs
+      const order = served.get(cluster) ?? []
+      const present = [...peers()].sort((a, b) => placeIn(order, a) - placeIn(order, b))
+      let last = new TunnelError(
+        'NO_CLIENT',
+        `for cluster ${cluster}, at none of ${present.length + 1} servers`
+      )
+      for (const { server, dial } of present) {
+        const leftMs = Math.ceil(endMs - clock.now())
+        if (leftMs <= 0 || signal.aborted) break
+        try {
+          const stream = await dial({ ...target, cluster }, { signal, timeoutMs: leftMs })
+          onAnswer?.({ cluster, code: 'OK' })
+          const others = order.filter(other =>
+            present.some(peer => peer.server === other && other !== server)
+          )
+          served.set(cluster, [server, ...others])
+          return stream
+        } catch (error) {
+          const failure = TunnelError.from(error)
+          onAnswer?.({ cluster, code: failure.code })
+          // A peer that does not know the cluster (yet, or any more) has no client of it.
+          const nobodyThere = failure.code === 'NO_CLIENT' || failure.code === 'UNKNOWN_CLUSTER'
+          if (!failure.retryable && !nobodyThere) throw failure
+          if (!nobodyThere) last = failure
+        }
+      }
+      throw last
+    }
+}
+
+function placeIn(order: readonly string[], { server }: PeerView): number {
+  const place = order.indexOf(server)
+  return place < 0 ? order.length : place
+}

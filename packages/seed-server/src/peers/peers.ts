@@ -1,0 +1,329 @@
+/**
+ * The other replicas: a line to each of them, over which this server passes dials on, and the lines that they keep to
+ * this one. From both follows who the members are: the servers that a client should be connected to. How a peer is
+ * reached, and where addresses come from, is told from outside.
+ *
+ * Siblings, the workers of one seed-server, are peers whose addresses are known beforehand. To the other replicas they
+ * are behind one address, as servers are to clients behind a balancer: each tells the peers who dial it who they are.
+ *
+ *     source ──addresses──► keeper ──a line each──► forward (we dial)         members = self, and peers whose line
+ *     acceptor ──a link──► answer (they dial)                                  is up and who are not leaving
+ */
+import { randomBytes } from 'node:crypto'
+import {
+  type Clock,
+  type Dial,
+  Session,
+  type SessionLimits,
+  type Timer,
+  TunnelError,
+  serve,
+  systemClock
+} from '@tendril/common'
+import { createBackoff } from '@tendril/common/backoff'
+import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
+import { Line } from '@tendril/common/keeper/line'
+import { Link, type LinkLimits } from '@tendril/common/link/link'
+import { INSTANCE_BYTES } from '@tendril/common/link/message'
+import { readNote } from '@tendril/common/link/note'
+import type { ReplayBudget } from '@tendril/common/link/replay'
+import { isSilent, whileUp } from '@tendril/common/link/while-up'
+import type { Log } from '@tendril/common/log'
+import { type AnswerOptions, createAnswer } from './answer.js'
+import { type ForwardOptions, createForward } from './forward.js'
+import type { PeerSource } from './source.js'
+
+export type PeersOptions = AnswerOptions & {
+  /** Id of this server. */
+  self: string
+  source: PeerSource
+  /** Addresses of siblings, each leading to one. Default none. */
+  siblings?: readonly string[]
+  /** One attempt to reach the server at an address. */
+  connect: (address: string, signal: AbortSignal) => Promise<Arrival>
+  /** The members are others than before; all of them, sorted. */
+  onMembers: (members: readonly string[]) => void
+  onAnswer?: ForwardOptions['onAnswer']
+  link?: LinkLimits
+  session?: Partial<SessionLimits>
+  budget?: ReplayBudget
+  clock?: Clock
+  log: Log
+}
+
+/** Changes are told together: a replica that starts connects to all others at once. In milliseconds. */
+export const MEMBERS_DELAY_MS = 50
+
+/** A peer is missed more than a server by its clients, and there are few of them. */
+const BACKOFF_CAP_MS = 5_000
+
+export class Peers {
+  /** Other replicas as a Dial into a cluster. */
+  readonly dial: (cluster: string) => Dial
+  readonly #options: PeersOptions
+  readonly #clock: Clock
+  readonly #log: Log
+  readonly #keeper: Keeper
+  /** To dials of siblings: out of the own clients. To those of other replicas: also out of the siblings'. */
+  readonly #answers: { sibling: ReturnType<typeof serve>; replica: ReturnType<typeof serve> }
+  readonly #instance = randomBytes(INSTANCE_BYTES)
+  /** By address: the release of its door. */
+  readonly #doors = new Map<string, () => void>()
+  /** Addresses that led back here. */
+  readonly #own = new Set<string>()
+  readonly #dials = new WeakMap<Line, Dial>()
+  /** Sessions in which others dial. */
+  readonly #accepted = new Set<Session>()
+  /** Links over which other replicas dial: they are told who the siblings are. */
+  readonly #replicas = new Set<Link>()
+  /** Ids of siblings. */
+  readonly #siblings = new Set<string>()
+  /** Ids of servers that said who their siblings are: another one behind their address does not mean that they are gone. */
+  readonly #shared = new Set<string>()
+  #draining = false
+  #told: readonly string[] = []
+  #tellTimer: Timer | undefined
+
+  constructor(options: PeersOptions) {
+    const { clock = systemClock, log, onAnswer, dialHere } = options
+    this.#options = options
+    this.#clock = clock
+    this.#log = log
+    const views = (lines: readonly Line[]) =>
+      lines.flatMap(line => {
+        const dial = this.#dials.get(line)
+        return dial && !isSilent(line.link) ? [{ server: line.server, dial }] : []
+      })
+    const dialSiblings = createForward({
+      peers: () => views(this.#usable.filter(({ server }) => this.#siblings.has(server))),
+      clock,
+      ...(onAnswer && { onAnswer })
+    })
+    this.#answers = {
+      sibling: serve(createAnswer(options)),
+      replica: serve(createAnswer({ ...options, dialHere: nearest(dialHere, dialSiblings) }))
+    }
+    this.#keeper = new Keeper({
+      doors: [],
+      slots: 1,
+      newLine: (server, slot, onChange) => this.#newLine(server, slot, onChange),
+      newBackoff: () => createBackoff({ capMs: BACKOFF_CAP_MS }),
+      clock,
+      // Attempts are for debugging; who came and who went is said here.
+      log: {
+        debug: (fields, message) => log.debug(fields, message),
+        info: (fields, message) => log.debug(fields, message),
+        warn: (fields, message) => log.warn(fields, message),
+        error: (fields, message) => log.error(fields, message)
+      }
+    })
+    this.dial = createForward({
+      peers: () => views(this.#usable),
+      clock,
+      ...(onAnswer && { onAnswer })
+    })
+    this.#told = this.members
+  }
+
+  /** Ids of all servers that take new work, this one included. */
+  get members(): readonly string[] {
+    const others = this.#usable.map(({ server }) => server)
+    return [...new Set(this.#draining ? others : [this.#options.self, ...others])].sort()
+  }
+
+  /** Peers whose line is up. */
+  get up(): number {
+    return this.#keeper.lines.filter(({ up }) => up).length
+  }
+
+  /** Sessions to and from peers: a drain waits for their streams. */
+  get sessions(): readonly Session[] {
+    return [...this.#keeper.lines.map(({ session }) => session), ...this.#accepted]
+  }
+
+  start(): void {
+    for (const address of this.#options.siblings ?? []) this.#open(address, true)
+    this.#options.source.start(addresses => this.#found(addresses))
+  }
+
+  /** A peer's link, before anything was received on it: answers what it dials. */
+  accept(link: Link, name: string, { sibling = false } = {}): void {
+    const { session: limits } = this.#options
+    const log = this.#log.child({ peer: name.slice(0, 8) })
+    const onOpen = sibling ? this.#answers.sibling : this.#answers.replica
+    const session = new Session(link, { onOpen, clock: this.#clock, ...(limits && { limits }) })
+    this.#accepted.add(session)
+    if (!sibling && this.#options.siblings) {
+      this.#replicas.add(link)
+      link.tell(this.#siblingsNote())
+    }
+    session.on('open', () => {
+      log.debug('peer dials here')
+      // It is there: whoever waits before trying again to reach it need not.
+      this.#keeper.nudge()
+    })
+    session.on('close', error => {
+      this.#accepted.delete(session)
+      this.#replicas.delete(link)
+      log.debug({ code: error.code, reason: error.message }, 'peer dials here no longer')
+    })
+    if (this.#draining) session.drain('DRAINING', 'the server stops')
+  }
+
+  /** This server is no member any more, and takes no new dials from peers; it may still pass its own on. */
+  drain(): void {
+    if (this.#draining) return
+    this.#draining = true
+    for (const session of this.#accepted) session.drain('DRAINING', 'the server stops')
+    void this.#options.source.leave()
+    this.#tell()
+  }
+
+  /** Ends all lines. Safe to call twice. */
+  async stop(): Promise<void> {
+    this.#tellTimer?.cancel()
+    await this.#options.source.stop()
+    this.#keeper.stop(new TunnelError('DRAINING', 'the server stops'))
+    for (const session of this.#accepted) session.close('DRAINING', 'the server stops')
+    await this.#keeper.stopped
+  }
+
+  /** Lines over which a dial can go out now. */
+  get #usable(): Line[] {
+    return this.#keeper.lines.filter(
+      ({ up, leaving, session }) =>
+        up && !leaving && session.state !== 'greeting' && session.state !== 'closed'
+    )
+  }
+
+  #found(addresses: readonly string[]): void {
+    for (const address of this.#own) if (!addresses.includes(address)) this.#own.delete(address)
+    for (const [address, release] of this.#doors) {
+      if (addresses.includes(address)) continue
+      this.#doors.delete(address)
+      release()
+    }
+    for (const address of addresses)
+      if (!this.#doors.has(address) && !this.#own.has(address)) this.#open(address)
+  }
+
+  #open(address: string, sibling = false): void {
+    const shared = this.#shared
+    /** Servers that it led to. */
+    const led = new Set<string>()
+    const release = this.#keeper.open({
+      name: address,
+      get single() {
+        return sibling || ![...led].some(server => shared.has(server))
+      },
+      connect: async signal => {
+        const arrival = await this.#options.connect(address, signal)
+        if (arrival.server !== this.#options.self) {
+          const { server = address } = arrival
+          led.add(server)
+          if (sibling) this.#siblings.add(server)
+          return arrival
+        }
+        // Not tried again: an address is a replica's own, and this one lives as long as this process. Siblings are
+        // reached without it.
+        arrival.carrier.close('CLOSED', 'a server is no peer of its own')
+        this.#own.add(address)
+        this.#doors.delete(address)
+        release()
+        throw new TunnelError('CLOSED', `${address} is this server itself`)
+      }
+    })
+    if (!sibling) this.#doors.set(address, release)
+  }
+
+  #newLine(server: string, slot: number, onChange: (line: Line) => void): Line {
+    const { self, link: limits, session: sessionLimits, budget } = this.#options
+    const log = this.#log.child({ peer: server.slice(0, 8) })
+    const clock = this.#clock
+    const link = new Link({ clock, ...(limits && { limits }), ...(budget && { budget }) })
+    const session = new Session(link, { clock, ...(sessionLimits && { limits: sessionLimits }) })
+    link.on('up', ({ first, downMs }) => {
+      if (first) log.info('peer connected')
+      else log.info({ downMs: Math.round(downMs) }, 'peer connected again')
+      this.#tellSoon()
+    })
+    link.on('down', ({ code, message: reason }) => {
+      log.warn({ code, reason, streams: session.streamCount }, 'peer lost, dialling again')
+      this.#tellSoon()
+    })
+    link.on('note', text => {
+      const { members } = readNote(text)
+      if (!members) return
+      this.#shared.add(server)
+      this.#keeper.announced(
+        members.filter(id => id !== self),
+        server
+      )
+    })
+    session.on('open', () => this.#tellSoon())
+    session.on('goaway', ({ message: reason }) => {
+      log.info({ reason }, 'peer drains')
+      this.#tellSoon()
+    })
+    session.on('close', ({ code, message: reason }) => {
+      this.#siblings.delete(server)
+      this.#shared.delete(server)
+      log.info({ code, reason }, 'peer gone')
+      this.#tellSoon()
+    })
+    const line = new Line({
+      server,
+      link,
+      session,
+      self: { name: self, instance: this.#instance, slot },
+      clock,
+      maxAgeMs: 0,
+      random: Math.random,
+      onChange
+    })
+    this.#dials.set(line, whileUp(link, session.dial))
+    return line
+  }
+
+  #tellSoon(): void {
+    this.#tellTimer ??= this.#clock.after(MEMBERS_DELAY_MS, () => this.#tell())
+  }
+
+  #tell(): void {
+    this.#tellTimer?.cancel()
+    this.#tellTimer = undefined
+    const { members } = this
+    if (members.join() === this.#told.join()) return
+    this.#told = members
+    this.#log.info({ members: members.length }, 'members changed')
+    const note = this.#siblingsNote()
+    for (const link of this.#replicas) link.tell(note)
+    this.#options.onMembers(members)
+  }
+
+  /** docs/protocol.md §6.5: who is behind the address of this server. */
+  #siblingsNote(): string {
+    return JSON.stringify({
+      members: this.members.filter(id => id === this.#options.self || this.#siblings.has(id))
+    })
+  }
+}
+
+/** The own clients, and those of siblings where these cannot: one hop more at most, as siblings answer from theirs. */
+function nearest(
+  dialHere: (cluster: string) => Dial,
+  dialSiblings: (cluster: string) => Dial
+): (cluster: string) => Dial {
+  return cluster => async (target, options) => {
+    try {
+      return await dialHere(cluster)(target, options)
+    } catch (error) {
+      const own = TunnelError.from(error)
+      if (!own.retryable) throw own
+      return dialSiblings(cluster)(target, options).catch((error: unknown) => {
+        const theirs = TunnelError.from(error)
+        throw theirs.code === 'NO_CLIENT' ? own : theirs
+      })
+    }
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * Where the other replicas are found: a list that is written down, or a DNS name that stands for all of them (a
+ * headless Service). Addresses may come and go, and this server's own may be among them; who answers there is not
+ * known here. The third source, Kubernetes Leases, is leases.ts.
+ */
+import { type Clock, type Timer, TunnelError, systemClock } from '@tendril/common'
+import type { Log } from '@tendril/common/log'
+import { type Resolve, createResolve } from '@tendril/common/resolve'
+import { formatAuthority } from '@tendril/common/wire/authority'
+
+export interface PeerSource {
+  /** Tells all addresses (`host:port`) there are, now or soon, and again when they change. Never rejects: it retries. */
+  start(tell: (addresses: readonly string[]) => void): void
+  /** This server leaves: whoever asks the source finds it no longer. What the source says about others stays true. */
+  leave(): Promise<void>
+  /** Tells nothing from here on. Safe to call twice. */
+  stop(): Promise<void>
+}
+
+export function staticSource(addresses: readonly string[]): PeerSource {
+  return { start: tell => tell(addresses), leave: async () => {}, stop: async () => {} }
+}
+
+export type DnsSourceOptions = {
+  /** A name that resolves to the addresses of all replicas. */
+  host: string
+  port: number
+  /** Time between two questions, in milliseconds. Default 2000. */
+  intervalMs?: number
+  resolve?: Resolve
+  clock?: Clock
+  log: Log
+}
+
+export const RESOLVE_INTERVAL_MS = 2_000
+
+export function dnsSource(options: DnsSourceOptions): PeerSource {
+  const { host, port, intervalMs = RESOLVE_INTERVAL_MS, clock = systemClock, log } = options
+  const resolve = options.resolve ?? createResolve()
+  const over = new AbortController()
+  let timer: Timer | undefined
+  let told: string | undefined
+
+  const ask = async (tell: (addresses: readonly string[]) => void): Promise<void> => {
+    try {
+      const hosts = await resolve(host, over.signal)
+      if (over.signal.aborted) return
+      told = undefined
+      tell([...hosts].sort().map(host => formatAuthority({ host, port })))
+    } catch (error) {
+      if (over.signal.aborted) return
+      // What was known stays: links live on while DNS does not.
+      const { message } = TunnelError.from(error)
+      if (message !== told) log.warn({ name: host, reason: message }, 'peers not resolved, asking again')
+      told = message
+    }
+    timer = clock.after(intervalMs, () => void ask(tell))
+  }
+  return {
+    start: tell => void ask(tell),
+    leave: async () => {},
+    async stop() {
+      over.abort(new TunnelError('CLOSED', 'stopped'))
+      timer?.cancel()
+    }
+  }
+}

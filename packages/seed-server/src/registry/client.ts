@@ -1,0 +1,33 @@
+/** One shoot-client process as this server sees it: where its dials go in, and how it is doing. */
+import type { Dial } from '@tendril/common'
+import type { Route } from '@tendril/common/policy/routes'
+
+export type ClientState = {
+  /** Its connection is lost and has not come back yet: it is not asked. */
+  down: boolean
+  /** Connected, but nothing was heard for longer than there should be: perhaps a black hole, not missed yet. */
+  silent: boolean
+  /** It asked for no new streams; those it has live on. */
+  draining: boolean
+  /** Streams open now. */
+  streams: number
+  /** Last measured round trip, in milliseconds. */
+  rttMs: number
+  /** When it connected, in milliseconds since the epoch. */
+  since: number
+}
+
+export type Client = {
+  /** The cluster its certificate is for. */
+  cluster: string
+  /** As it calls itself, for people. Not unique. */
+  name: string
+  /** Unique among the clients of this server. */
+  id: string
+  /** Carries one dial to the client and through its targets. Does not wait for a lost connection to come back. */
+  dial: Dial
+  /** Read anew whenever it is looked at. */
+  readonly state: Readonly<ClientState>
+  /** What it serves best, of what its cluster may announce. Empty: it announced nothing, and serves what others do not. */
+  readonly routes: readonly Route[]
+}

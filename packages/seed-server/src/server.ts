@@ -1,0 +1,437 @@
+/**
+ * The house of seed-server: builds its parts, joins them, starts and stops them. One of the two files that may
+ * import everything; what the parts do is told where they are.
+ */
+import { randomUUID } from 'node:crypto'
+import { type Dial, Session, TunnelError, allIdle, systemClock } from '@tendril/common'
+import type { Admin } from '@tendril/common/admin/app'
+import type { House } from '@tendril/common/command'
+import { Bundle } from '@tendril/common/identity/bundle'
+import type { Arrival } from '@tendril/common/keeper/keeper'
+import { LinkHost } from '@tendril/common/link/host'
+import type { Link } from '@tendril/common/link/link'
+import { readNote } from '@tendril/common/link/note'
+import { ReplayBudget } from '@tendril/common/link/replay'
+import { isSilent, whileUp } from '@tendril/common/link/while-up'
+import { formatListen } from '@tendril/common/listen'
+import type { Log } from '@tendril/common/log'
+import type { Metrics } from '@tendril/common/metrics'
+import { linkLimits, sessionLimits } from '@tendril/common/config/sections'
+import { type Route, readRoute, sortRoutes } from '@tendril/common/policy/routes'
+import { connect } from '@tendril/common/transport/connect'
+import type { Upgraded } from '@tendril/common/transport/upgrade'
+import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
+import { parseAuthority } from '@tendril/common/wire/authority'
+import { type Acceptor, EVERY_CLUSTER, type TunnelConnection, listenAcceptor } from './acceptor/listen.js'
+import { type SiblingDoor, connectSibling, listenSiblings } from './acceptor/siblings.js'
+import { CLUSTER_HEADER } from './acceptor/upgrade.js'
+import { createAdmin } from './admin/app.js'
+import type { FrontConfig, SeedConfig } from './config.js'
+import { type Front, listenFront } from './front/listen.js'
+import { createRoute } from './front/route.js'
+import { type ServerMetrics, createServerMetrics } from './metrics.js'
+import { type PeersConfig, withoutNeedlessBrackets } from './peers-config.js'
+import { leaseSource } from './peers/leases.js'
+import { Peers } from './peers/peers.js'
+import { type PeerSource, dnsSource, staticSource } from './peers/source.js'
+import { Registry } from './registry/registry.js'
+
+/** Who is behind a carrier, with the key that LinkHost binds links to. */
+type Guest = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> & { key: string; sibling?: boolean }
+
+/** For one of several workers: Unix sockets where it is reached, and where it reaches the others. */
+export type Siblings = { own: string; others: readonly string[] }
+
+/** A client that is connected, or may come back within its resume window. */
+type Tenant = { link: Link; session: Session }
+
+export class Server implements House {
+  /** Tells this replica from others, and from what it was before a restart. */
+  readonly id = randomUUID()
+  readonly closed: Promise<void>
+  readonly #config: SeedConfig
+  readonly #log: Log
+  readonly #metrics: Metrics
+  readonly #counts: ServerMetrics
+  readonly #registry: Registry
+  /** Absent: this is the only worker. */
+  readonly #siblings: Siblings | undefined
+  /** Other replicas, when there are any. */
+  readonly #peers: Peers | undefined
+  readonly #host: LinkHost<Guest>
+  readonly #tenants = new Set<Tenant>()
+  readonly #replayBudget: ReplayBudget
+  /** By cluster: what its clients may announce. */
+  readonly #routes: Map<string, Route[]>
+  readonly #bundles: Bundle[] = []
+  /** Shown to peers. */
+  #peerBundle: Bundle | undefined
+  readonly #fronts: Front[] = []
+  #acceptor: Acceptor | undefined
+  #siblingDoor: SiblingDoor | undefined
+  #admin: Admin | undefined
+  #open = false
+  #stopping: Promise<void> | undefined
+  #over!: () => void
+
+  constructor(
+    config: SeedConfig,
+    { log, metrics, siblings }: { log: Log; metrics: Metrics; siblings?: Siblings }
+  ) {
+    this.#config = config
+    this.#siblings = siblings
+    this.#log = siblings ? log.child({ worker: this.id.slice(0, 8) }) : log
+    this.#metrics = metrics
+    this.#replayBudget = new ReplayBudget(config.link.replayBudget)
+    this.#routes = new Map(
+      config.clusters.map(({ name, routes }) => [name, routes.flatMap(route => readRoute(route) ?? [])])
+    )
+    this.#registry = new Registry({
+      elsewhere: (config.peers ?? siblings) && (cluster => this.#dialElsewhere(cluster)),
+      observer: {
+        dialed: event => this.#counts.registry.dialed(event),
+        failedOver: event => this.#counts.registry.failedOver(event)
+      }
+    })
+    this.#peers = (config.peers ?? siblings) && this.#newPeers(config.peers)
+    this.#counts = createServerMetrics(metrics, {
+      registry: this.#registry,
+      clusters: config.clusters.map(({ name }) => name),
+      peersUp: this.#peers && (() => this.#peers?.up ?? 0)
+    })
+    this.closed = new Promise(resolve => (this.#over = resolve))
+    this.#host = new LinkHost<Guest>({
+      server: this.id,
+      limits: linkLimits(config.link),
+      budget: this.#replayBudget,
+      onLink: (link, { name }, guest) => {
+        const { cluster, sibling = false } = guest
+        if (cluster === EVERY_CLUSTER) this.#peers?.accept(link, name, { sibling })
+        else this.#hostOnLink(link, name, guest)
+      },
+      onRefuse: (error, { cluster, remoteAddress: remote }) => {
+        this.#log.warn({ cluster, remote, code: error.code, reason: error.message }, 'link refused')
+      }
+    })
+  }
+
+  /** Clients of a cluster that can be called: none before the fronts are open, and none once they are to close. */
+  clientsOf(cluster: string): number {
+    return this.#open && !this.#stopping ? this.#registry.serving(cluster) : 0
+  }
+
+  /** Rejects with BAD_IDENTITY, BAD_CONFIG or LISTEN_FAILED; `stop` cleans up after a start that failed. */
+  async start(): Promise<void> {
+    const { tunnel, fronts, clusters, peers, admin } = this.#config
+
+    // Health first: probes see a server that is alive and not ready while the rest is opened.
+    if (admin) {
+      this.#admin = await createAdmin({
+        listen: admin.listen,
+        clusters,
+        clientsOf: cluster => this.clientsOf(cluster),
+        metrics: this.#metrics.registry,
+        log: this.#log
+      })
+    }
+    // The tunnel before the fronts: a dial that comes early finds clients on their way rather than none.
+    const certificates = await this.#bundle(tunnel.tls)
+    this.#acceptor = await listenAcceptor({
+      listen: tunnel.listen,
+      certificates,
+      proxyProtocol: tunnel.proxyProtocol,
+      clusters,
+      ...(peers && { peers: peers.identities }),
+      answerHeaders: { [SERVER_HEADER]: this.id },
+      handshakeTimeoutMs: tunnel.handshakeTimeout,
+      headerLimitBytes: tunnel.headerLimit,
+      maxConnections: tunnel.maxConnections,
+      onConnection: connection => this.#acceptorOnConnection(connection),
+      onRefused: code => this.#counts.tunnelRefused(code),
+      log: this.#log
+    })
+    // Peers once they can reach this server as well, and before anybody may need them.
+    if (peers) {
+      this.#peerBundle = peers.tls
+        ? await this.#bundle({ ...peers.tls, clientCa: peers.tls.ca })
+        : certificates
+    }
+    if (this.#siblings) {
+      this.#siblingDoor = await listenSiblings({
+        path: this.#siblings.own,
+        answerHeaders: { [SERVER_HEADER]: this.id },
+        onConnection: (websocket, socket) => {
+          this.#host.accept(new WebSocketCarrier(websocket, socket), {
+            cluster: EVERY_CLUSTER,
+            remoteAddress: undefined,
+            key: `${EVERY_CLUSTER} sibling`,
+            sibling: true
+          })
+        }
+      })
+    }
+    this.#peers?.start()
+    this.#log.info({ listen: formatListen(this.#acceptor.address) }, 'tunnel listens')
+    for (const config of fronts) {
+      const front = await this.#openFront(config)
+      this.#fronts.push(front)
+      this.#log.info({ front: front.name, listen: formatListen(front.address) }, 'front listens')
+    }
+    this.#open = true
+  }
+
+  /** Unready for `drainDelay`, then lets what is under way finish within `drainTimeout`, ends. Safe at any time, and twice. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop()
+    return this.#stopping
+  }
+
+  async #stop(): Promise<void> {
+    // Unready from here on, and clients are told to look elsewhere; but callers that still come are served while
+    // others are: balancers need a moment to notice.
+    await this.#linger()
+    await this.#drain()
+    await Promise.all(this.#fronts.map(front => front.close()))
+    for (const { session } of this.#tenants) session.close('DRAINING', 'the server stops')
+    await this.#peers?.stop()
+    await this.#siblingDoor?.close()
+    await this.#acceptor?.close()
+    await this.#admin?.close()
+    for (const bundle of this.#bundles) bundle.unwatch()
+    this.#over()
+  }
+
+  /**
+   * Serves as before until balancers have noticed that this server is unready. A caller that the kernel has accepted for
+   * a listener and that nobody has seen yet is reset when it closes: by then nobody must come any more.
+   */
+  async #linger(): Promise<void> {
+    const { drainDelay } = this.#config
+    if (!this.#open || drainDelay === 0) return
+    this.#log.info({ drainDelayMs: drainDelay }, 'unready, serving on')
+    await new Promise<void>(resolve => systemClock.after(drainDelay, resolve, { ref: true }))
+  }
+
+  /** Until the last stream has ended and the last caller has left, or drainTimeout is over. */
+  async #drain(): Promise<void> {
+    // Who is no member any more gets no new clients, and no new dials from peers.
+    this.#peers?.drain()
+    const tenants = [...this.#tenants].map(({ session }) => session)
+    const sessions = [...tenants, ...(this.#peers?.sessions ?? [])]
+    const streams = sessions.reduce((sum, { streamCount }) => sum + streamCount, 0)
+    const { drainTimeout } = this.#config
+    const endMs = systemClock.now() + drainTimeout
+    this.#log.info({ streams, drainTimeoutMs: drainTimeout }, 'draining')
+    this.#host.drain()
+    for (const session of tenants) session.drain('DRAINING', 'the server stops')
+    await allIdle(sessions, systemClock, drainTimeout)
+    const callersGone = Promise.all(this.#fronts.map(front => front.stopAccepting()))
+    await within(endMs - systemClock.now(), callersGone)
+  }
+
+  async #openFront(front: FrontConfig): Promise<Front> {
+    const { clusters } = this.#config
+    const serverNames = Object.fromEntries(
+      clusters.flatMap(({ name, serverNames }) => serverNames.map(serverName => [serverName, name]))
+    )
+    return listenFront({
+      name: front.name,
+      listen: front.listen,
+      ...(front.tls && { certificates: await this.#bundle(front.tls) }),
+      ...(front.callers && { callers: front.callers }),
+      ...(front.mode !== undefined && { mode: front.mode }),
+      shared: this.#siblings !== undefined,
+      route: createRoute({
+        ...(front.cluster !== undefined && { cluster: front.cluster }),
+        serverNames,
+        clusters: clusters.map(({ name }) => name)
+      }),
+      dial: cluster => this.#registry.dial(cluster),
+      headerLimitBytes: front.headerLimit,
+      headerTimeoutMs: front.headerTimeout,
+      dialTimeoutMs: front.dialTimeout,
+      firstByteDelayMs: front.firstByteDelay,
+      maxConnections: front.maxConnections,
+      observer: this.#counts.front,
+      log: this.#log
+    })
+  }
+
+  async #bundle({ cert, key, clientCa }: { cert: string; key: string; clientCa: string }): Promise<Bundle> {
+    const bundle = await Bundle.load({ cert, key, ca: clientCa })
+    bundle.on('change', () => this.#log.info({ cert, notAfter: bundle.notAfter }, 'certificate reloaded'))
+    bundle.on('error', err => this.#log.error({ err, cert }, 'certificate not reloaded, the old one stays'))
+    bundle.watch()
+    this.#bundles.push(bundle)
+    return bundle
+  }
+
+  #acceptorOnConnection(connection: TunnelConnection): void {
+    const { websocket, socket, cluster, identity } = connection
+    const { uris, commonName = '', dnsNames } = identity
+    // The subject, not the certificate: a renewed one goes on with the link of the old one.
+    const subject = uris.find(uri => uri.startsWith('tendril:')) ?? `${commonName} ${dnsNames.join(' ')}`
+    this.#host.accept(new WebSocketCarrier(websocket, socket), {
+      ...connection,
+      key: `${cluster} ${subject}`
+    })
+  }
+
+  #hostOnLink(link: Link, name: string, { cluster, remoteAddress: remote }: Guest): void {
+    const id = link.id?.toString('hex') ?? ''
+    const log = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
+    const session = new Session(link, { limits: sessionLimits(this.#config.session) })
+    const tenant = { link, session }
+    const since = Date.now()
+    let routes: Route[] = []
+    let announced = ''
+    // A dial in the moment between the link that this one replaces and its first word waits for that.
+    const arrived = this.#registry.expect(cluster)
+    let leave = (): void => {}
+
+    session.on('open', () => {
+      leave = this.#registry.add({
+        cluster,
+        name,
+        id,
+        dial: whileUp(link, session.dial),
+        get routes() {
+          return routes
+        },
+        get state() {
+          return {
+            down: link.state !== 'up',
+            silent: isSilent(link),
+            draining: session.peerIsLeaving,
+            streams: session.streamCount,
+            rttMs: link.roundTripMs || session.roundTripMs,
+            since
+          }
+        }
+      })
+      arrived()
+      log.info({ remote }, 'client connected')
+    })
+    link.on('up', ({ first, downMs, replayedBytes }) => {
+      if (!first) log.info({ downMs: Math.round(downMs), replayedBytes }, 'link resumed')
+      this.#registry.changed(cluster)
+    })
+    link.on('note', text => {
+      // The same note comes with every connection; it is news once.
+      if (text === announced) return
+      announced = text
+      const sorted = sortRoutes(readNote(text).routes ?? [], this.#routes.get(cluster) ?? [])
+      routes = sorted.routes
+      log.info({ routes: routes.length }, 'client announces routes')
+      if (sorted.refused.length > 0) {
+        log.warn({ refused: sorted.refused }, 'routes ignored that this cluster may not announce')
+      }
+    })
+    link.on('down', error => {
+      log.warn(
+        { code: error.code, reason: error.message, streams: session.streamCount },
+        'link down, waiting'
+      )
+    })
+    session.on('goaway', reason => log.info({ reason: reason.message }, 'client drains'))
+    session.on('close', error => {
+      leave()
+      arrived()
+      this.#tenants.delete(tenant)
+      log.info({ code: error.code, reason: error.message }, 'client gone')
+    })
+    this.#tenants.add(tenant)
+    if (this.#peers) link.tell(membersNote(this.#peers))
+  }
+
+  #newPeers(config: PeersConfig | undefined): Peers {
+    const { link, session, clusters } = this.#config
+    const siblings = this.#siblings?.others
+    return new Peers({
+      self: this.id,
+      source: config ? this.#sourceOf(config) : staticSource([]),
+      ...(siblings && { siblings }),
+      connect: (address, signal) => this.#connectPeer(config, address, signal),
+      clusters: clusters.map(({ name }) => name),
+      dialHere: cluster => this.#registry.dialHere(cluster),
+      onMembers: () => this.#tellMembers(),
+      onAnswer: event => this.#counts.forwarded(event),
+      link: linkLimits(link),
+      session: sessionLimits(session),
+      budget: this.#replayBudget,
+      log: this.#log
+    })
+  }
+
+  #sourceOf({ static: addresses, dns, leases, resolveInterval }: PeersConfig): PeerSource {
+    const log = this.#log
+    if (leases) {
+      const { duration: durationMs, address, ...options } = leases
+      const own = withoutNeedlessBrackets(address)
+      return leaseSource({ ...options, address: own, durationMs, holder: this.id, log })
+    }
+    if (dns !== undefined) return dnsSource({ ...parseAuthority(dns), intervalMs: resolveInterval, log })
+    return staticSource(addresses ?? [])
+  }
+
+  async #connectPeer(
+    config: PeersConfig | undefined,
+    address: string,
+    signal: AbortSignal
+  ): Promise<Arrival> {
+    const { websocket, socket, headers } =
+      config && !this.#siblings?.others.includes(address)
+        ? await this.#connectReplica(config, address, signal)
+        : await connectSibling(address, { signal })
+    const carrier = new WebSocketCarrier(websocket, socket)
+    const server = headers[SERVER_HEADER]
+    if (typeof server === 'string') return { carrier, server }
+    carrier.close('PROTOCOL_ERROR', 'a server says its id')
+    throw new TunnelError('PROTOCOL_ERROR', `${address} did not say which server it is`)
+  }
+
+  #connectReplica(
+    { connectTimeout, dns, serverName }: PeersConfig,
+    address: string,
+    signal: AbortSignal
+  ): Promise<Upgraded> {
+    const name = serverName ?? (dns && parseAuthority(dns).host)
+    return connect(
+      { url: `wss://${address}`, ...(name !== undefined && { serverName: name }) },
+      {
+        ...(this.#peerBundle && { tls: this.#peerBundle.tlsOptions() }),
+        headers: { [CLUSTER_HEADER]: EVERY_CLUSTER },
+        timeoutMs: connectTimeout,
+        signal
+      }
+    )
+  }
+
+  #dialElsewhere(cluster: string): Dial {
+    if (!this.#peers) throw new TunnelError('NO_CLIENT', `for cluster ${cluster}`)
+    return this.#peers.dial(cluster)
+  }
+
+  #tellMembers(): void {
+    if (!this.#peers) return
+    const note = membersNote(this.#peers)
+    for (const { link } of this.#tenants) link.tell(note)
+  }
+}
+
+/** docs/protocol.md §6.4. */
+function membersNote({ members }: Peers): string {
+  return JSON.stringify({ members })
+}
+
+/** Waits for `promise`, but not longer. */
+async function within(ms: number, promise: Promise<unknown>): Promise<void> {
+  await new Promise<void>(resolve => {
+    const timer = systemClock.after(Math.max(0, ms), resolve, { ref: true })
+    const done = (): void => {
+      timer.cancel()
+      resolve()
+    }
+    promise.then(done, done)
+  })
+}

@@ -1,0 +1,83 @@
+import { PassThrough } from 'node:stream'
+import t from 'tap'
+import { type Dial, DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
+import { bounded } from '../../src/front/bound.js'
+import { FakeClock } from '@tendril/common/test/support/fake-clock'
+
+const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
+const never = (): AbortSignal => new AbortController().signal
+
+t.test('what settles in time passes through, and no timer is left', async t => {
+  const clock = new FakeClock()
+  const stream = new PassThrough()
+  let asked: unknown
+
+  const got = await bounded(
+    async (target, { timeoutMs }) => ((asked = { target, timeoutMs }), stream),
+    clock
+  )(target, {
+    signal: never(),
+    timeoutMs: 7
+  })
+
+  t.equal(got, stream)
+  t.same(asked, { target, timeoutMs: 7 })
+  t.equal(clock.pending, 0)
+})
+
+t.test('a refusal passes through, a stranger is wrapped', async t => {
+  const clock = new FakeClock()
+  const refused = new TunnelError('TARGET_REFUSED', 'x')
+
+  await t.rejects(bounded(() => Promise.reject(refused), clock)(target, { signal: never() }), refused)
+  await t.rejects(bounded(() => Promise.reject(new Error('boo')), clock)(target, { signal: never() }), {
+    code: 'INTERNAL'
+  })
+  t.equal(clock.pending, 0)
+})
+
+t.test('a dial that never settles times out, is told so, and its late stream is destroyed', async t => {
+  const clock = new FakeClock()
+  const late = new PassThrough()
+  let inner: AbortSignal | undefined
+  let deliver: (stream: PassThrough) => void = () => {}
+  const dial: Dial = (_, { signal }) => {
+    inner = signal
+    return new Promise(resolve => (deliver = resolve))
+  }
+
+  const pending = bounded(dial, clock)(target, { signal: never() })
+  clock.tick(DIAL_TIMEOUT_MS - 1)
+  t.equal(inner?.aborted, false)
+  clock.tick(1)
+
+  await t.rejects(pending, {
+    code: 'DIAL_TIMEOUT',
+    message: 'dial timed out: 10.0.0.5:80 did not answer within 4000 ms'
+  })
+  t.equal(inner?.aborted, true)
+  const closed = new Promise(resolve => late.on('close', resolve))
+  deliver(late)
+  await closed
+  late.emit('error', new Error('nobody listens'))
+})
+
+t.test('leaving cancels at once, before and during the dial', async t => {
+  const clock = new FakeClock()
+  const leaving = new AbortController()
+  let inner: AbortSignal | undefined
+  const hang: Dial = (_, { signal }) => {
+    inner = signal
+    return new Promise(() => {})
+  }
+
+  const pending = bounded(hang, clock)(target, { signal: leaving.signal })
+  leaving.abort(new TunnelError('DIAL_CANCELLED', 'why'))
+  await t.rejects(pending, { code: 'DIAL_CANCELLED', message: 'caller left: why' })
+  t.equal(inner?.aborted, true)
+
+  inner = undefined
+  await t.rejects(bounded(hang, clock)(target, { signal: leaving.signal }), { code: 'DIAL_CANCELLED' })
+  t.equal(inner, undefined, 'not even dialled')
+  t.equal(clock.pending, 0)
+})

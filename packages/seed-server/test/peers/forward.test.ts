@@ -1,0 +1,113 @@
+import { PassThrough } from 'node:stream'
+import t from 'tap'
+import { type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
+import { createAnswer } from '../../src/peers/answer.js'
+import { type PeerView, createForward } from '../../src/peers/forward.js'
+import { FakeClock } from '@tendril/common/test/support/fake-clock'
+
+const target: Target = { proto: 'tcp', host: '10.0.0.5', port: 80 }
+const signal = new AbortController().signal
+
+/** Peers whose answers are told by name; `asked` is whom, in order. */
+function world(answers: Record<string, ErrorCode | 'OK'>) {
+  const asked: string[] = []
+  const codes: string[] = []
+  const targets: Target[] = []
+  const clock = new FakeClock()
+  const peers = Object.keys(answers).map((server): PeerView => ({
+    server,
+    dial: async wanted => {
+      asked.push(server)
+      targets.push(wanted)
+      const code = answers[server] ?? 'OK'
+      if (code === 'OK') return new PassThrough()
+      throw new TunnelError(code)
+    }
+  }))
+  const forward = createForward({ peers: () => peers, onAnswer: ({ code }) => codes.push(code), clock })
+  return { forward, asked, answers, codes, targets, clock, peers }
+}
+
+t.test('peers without a client are passed by, and the target names the cluster', async t => {
+  const { forward, asked, codes, targets } = world({
+    a: 'NO_CLIENT',
+    b: 'UNKNOWN_CLUSTER',
+    c: 'LINK_LOST',
+    d: 'OK',
+    e: 'OK'
+  })
+
+  await forward('demo')(target, { signal })
+
+  t.same(asked, ['a', 'b', 'c', 'd'])
+  t.same(codes, ['NO_CLIENT', 'UNKNOWN_CLUSTER', 'LINK_LOST', 'OK'])
+  t.same(targets[0], { ...target, cluster: 'demo' })
+})
+
+t.test('who served a cluster last is asked first, for that cluster', async t => {
+  const { forward, asked, answers } = world({ a: 'NO_CLIENT', b: 'NO_CLIENT', c: 'OK' })
+  await forward('demo')(target, { signal })
+  asked.length = 0
+  await forward('demo')(target, { signal })
+  t.same(asked, ['c'])
+
+  answers['c'] = 'NO_CLIENT'
+  answers['b'] = 'OK'
+  await forward('demo')(target, { signal })
+  asked.length = 0
+  await forward('demo')(target, { signal })
+  t.same(asked, ['b'])
+
+  asked.length = 0
+  await forward('other')(target, { signal })
+  t.same(asked, ['a', 'b'])
+})
+
+t.test('what the target said is the answer; nobody else is asked', async t => {
+  const { forward, asked } = world({ a: 'TARGET_REFUSED', b: 'OK' })
+
+  await t.rejects(forward('demo')(target, { signal }), { code: 'TARGET_REFUSED' })
+  t.same(asked, ['a'])
+})
+
+t.test('when none can serve, a client that is only away is the better reason', async t => {
+  await t.rejects(world({}).forward('demo')(target, { signal }), { code: 'NO_CLIENT', message: /demo/ })
+  await t.rejects(world({ a: 'NO_CLIENT', b: 'UNKNOWN_CLUSTER' }).forward('demo')(target, { signal }), {
+    code: 'NO_CLIENT'
+  })
+  await t.rejects(world({ a: 'LINK_LOST', b: 'NO_CLIENT' }).forward('demo')(target, { signal }), {
+    code: 'LINK_LOST'
+  })
+})
+
+t.test('all peers together have the time that one dial has', async t => {
+  const { forward, asked, clock, peers } = world({ b: 'OK' })
+  const bounds: unknown[] = []
+  const slow: Dial = async (_target, { timeoutMs }) => {
+    bounds.push(timeoutMs)
+    clock.tick(3_000)
+    throw new TunnelError('LINK_LOST')
+  }
+  peers.unshift({ server: 'slow', dial: slow }, { server: 'slower', dial: slow })
+
+  await t.rejects(forward('demo')(target, { signal, timeoutMs: 4_000 }), { code: 'LINK_LOST' })
+  t.same(bounds, [4_000, 1_000])
+  t.same(asked, [])
+})
+
+t.test('asked by a peer: only for clusters that are configured, and out of the clients here', async t => {
+  const dialled: [string, Target][] = []
+  const answer = createAnswer({
+    clusters: ['demo'],
+    dialHere: cluster => async target => {
+      dialled.push([cluster, target])
+      return new PassThrough()
+    }
+  })
+
+  await t.rejects(answer(target, { signal }), { code: 'BAD_TARGET' })
+  await t.rejects(answer({ ...target, cluster: 'other' }, { signal }), { code: 'UNKNOWN_CLUSTER' })
+  await answer({ ...target, cluster: 'demo' }, { signal })
+
+  t.same(dialled, [['demo', target]], 'the client need not know what its cluster is called here')
+})

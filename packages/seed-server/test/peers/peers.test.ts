@@ -1,0 +1,307 @@
+/** Servers as far as they are peers, joined in memory: an address is a key, a connection a pair of carriers. */
+import { once } from 'node:events'
+import { PassThrough } from 'node:stream'
+import t, { type Test } from 'tap'
+import { TunnelError, type Target } from '@tendril/common'
+import { LinkHost } from '@tendril/common/link/host'
+import type { Link } from '@tendril/common/link/link'
+import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
+import { MEMBERS_DELAY_MS, Peers } from '../../src/peers/peers.js'
+import type { PeerSource } from '../../src/peers/source.js'
+import { silent } from '../support.js'
+
+const target: Target = { proto: 'tcp', host: '10.0.0.5', port: 80 }
+const signal = new AbortController().signal
+
+type House = {
+  id: string
+  peers: Peers
+  host: LinkHost<{ key: string; sibling?: boolean }>
+  /** What the source says. */
+  tell: (addresses: readonly string[]) => void
+  told: string[]
+  left: boolean
+  /** Attempts to reach somebody, by address. */
+  attempts: string[]
+  carriers: Set<MemoryCarrier>
+}
+
+class World {
+  readonly #t: Test
+  /** Who is at home where. */
+  readonly at = new Map<string, House>()
+  /** Addresses of servers with workers, and who these are. */
+  readonly shared = new Map<string, string[]>()
+  readonly #wakes: (() => void)[] = []
+
+  constructor(t: Test) {
+    this.#t = t
+    // There are no sockets here that would keep the process.
+    const kept = setInterval(() => {}, 60_000)
+    t.teardown(() => clearInterval(kept))
+  }
+
+  /** A server at an address of its own name; `clusters` are those it has a client of. */
+  open(
+    id: string,
+    {
+      clusters = [] as string[],
+      address = id,
+      siblings
+    }: { clusters?: string[]; address?: string; siblings?: string[] } = {}
+  ): House {
+    const links = new Set<Link>()
+    const source: PeerSource = {
+      start: tell => void (house.tell = tell),
+      leave: async () => void (house.left = true),
+      stop: async () => {}
+    }
+    const peers = new Peers({
+      self: id,
+      source,
+      ...(siblings && { siblings: siblings.map(path => `unix:${path}`) }),
+      connect: async address => this.#connect(house, address),
+      clusters: ['demo', 'other'],
+      dialHere: cluster => async () => {
+        if (!clusters.includes(cluster)) throw new TunnelError('NO_CLIENT')
+        return new PassThrough()
+      },
+      onMembers: members => {
+        house.told.push(members.join(' '))
+        for (const wake of this.#wakes.splice(0)) wake()
+      },
+      log: silent
+    })
+    const host = new LinkHost<{ key: string; sibling?: boolean }>({
+      server: id,
+      onLink: (link, { name }, { sibling = false }) => {
+        links.add(link)
+        peers.accept(link, name, { sibling })
+      }
+    })
+    const house: House = {
+      id,
+      peers,
+      host,
+      tell: () => {},
+      told: [],
+      left: false,
+      attempts: [],
+      carriers: new Set()
+    }
+    this.at.set(address, house)
+    this.#t.teardown(() => peers.stop())
+    peers.start()
+    return house
+  }
+
+  /** Several workers behind one address answer in turn; `unix:a` leads to one that is called a. */
+  #connect(from: House, address: string) {
+    from.attempts.push(address)
+    const sibling = address.startsWith('unix:')
+    const behind = this.shared.get(address) ?? [address.replace('unix:', '')]
+    const to = this.at.get(behind[from.attempts.length % behind.length]!)
+    if (!to) throw new TunnelError('SERVER_UNREACHABLE', address)
+    const [near, far] = memoryCarriers()
+    to.host.accept(far, sibling ? { key: '* sibling', sibling } : { key: '* tendril://server' })
+    for (const house of [from, to]) {
+      house.carriers.add(near)
+      near.on('close', () => house.carriers.delete(near))
+    }
+    return { carrier: near, server: to.id }
+  }
+
+  /** kill -9: its connections break, and nobody is at home any more. */
+  kill(address: string): void {
+    const house = this.at.get(address)
+    this.at.delete(address)
+    for (const carrier of house?.carriers ?? []) carrier.terminate(new TunnelError('LINK_LOST', 'reset'))
+  }
+
+  async until(house: House, members: string): Promise<void> {
+    while (house.peers.members.join(' ') !== members || house.told.at(-1) !== members) {
+      await new Promise<void>(resolve => this.#wakes.push(resolve))
+    }
+  }
+}
+
+t.test('servers that know each other become members, and pass dials on', async t => {
+  const world = new World(t)
+  const houses = [world.open('a'), world.open('b'), world.open('c', { clusters: ['demo'] })]
+  for (const { tell } of houses) tell(['a', 'b', 'c'])
+
+  for (const house of houses) await world.until(house, 'a b c')
+
+  const [a] = houses as [House]
+  t.equal(a.peers.up, 2)
+  await a.peers.dial('demo')(target, { signal })
+  await t.rejects(a.peers.dial('other')(target, { signal }), { code: 'NO_CLIENT' })
+  await t.rejects(a.peers.dial('third')(target, { signal }), { code: 'NO_CLIENT' }, 'unknown there')
+  t.same(
+    a.attempts.filter(address => address === 'a'),
+    ['a'],
+    'itself it tried once'
+  )
+  a.tell(['a', 'b', 'c'])
+  t.same(
+    a.attempts.filter(address => address === 'a'),
+    ['a'],
+    'and not again'
+  )
+})
+
+t.test(
+  'a server that is killed is no member as soon as its connection breaks, and its successor is',
+  async t => {
+    const world = new World(t)
+    const a = world.open('a')
+    world.open('b')
+    a.tell(['a', 'b'])
+    await world.until(a, 'a b')
+
+    world.kill('b')
+    await world.until(a, 'a')
+    t.equal(
+      a.peers.sessions.filter(({ state }) => state !== 'closed').length,
+      1,
+      'its streams wait, it may be back'
+    )
+    await t.rejects(a.peers.dial('demo')(target, { signal }), { code: 'NO_CLIENT' }, 'dials do not wait')
+
+    world.open('b2', { address: 'b', clusters: ['demo'] }).tell(['a'])
+    await world.until(a, 'a b2')
+    await a.peers.dial('demo')(target, { signal })
+    t.equal(
+      a.peers.sessions.filter(({ state }) => state !== 'closed').length,
+      2,
+      'the dead one is given up: to and from b2'
+    )
+  }
+)
+
+t.test(
+  'who drains leaves the members at once, there and here, and goes on passing its own dials on',
+  async t => {
+    const world = new World(t)
+    const a = world.open('a', { clusters: ['demo'] })
+    const b = world.open('b', { clusters: ['demo'] })
+    for (const { tell } of [a, b]) tell(['a', 'b'])
+    await Promise.all([world.until(a, 'a b'), world.until(b, 'a b')])
+
+    b.peers.drain()
+    b.peers.drain()
+
+    t.same(b.peers.members, ['a'])
+    t.equal(b.told.at(-1), 'a', 'told without delay')
+    t.ok(b.left, 'the source no longer names it')
+    await world.until(a, 'a')
+    await t.rejects(a.peers.dial('demo')(target, { signal }), { code: 'NO_CLIENT' })
+    await b.peers.dial('demo')(target, { signal })
+  }
+)
+
+t.test(
+  'an address that is no longer listed is not dialled again; its line stays for its streams',
+  async t => {
+    const world = new World(t)
+    const a = world.open('a')
+    world.open('b', { clusters: ['demo'] })
+    a.tell(['b'])
+    await world.until(a, 'a b')
+    const stream = await a.peers.dial('demo')(target, { signal })
+
+    a.tell([])
+    stream.write('hello')
+    await once(stream, 'data')
+    t.same(a.peers.members, ['a', 'b'])
+    const attempts = a.attempts.length
+    a.tell(['b'])
+    await new Promise(resolve => setTimeout(resolve, MEMBERS_DELAY_MS))
+
+    t.ok(a.attempts.length <= attempts + 1, 'listed again: it is known already')
+    t.equal(a.peers.up, 1)
+  }
+)
+
+t.test('two addresses of one server make one line', async t => {
+  const world = new World(t)
+  const a = world.open('a')
+  const b = world.open('b')
+  world.at.set('b.v6', b)
+  a.tell(['b', 'b.v6'])
+  await world.until(a, 'a b')
+  await new Promise(resolve => setTimeout(resolve, MEMBERS_DELAY_MS))
+
+  t.equal(a.peers.up, 1)
+  t.ok(a.attempts.length <= 4, `${a.attempts.length} attempts`)
+})
+
+t.test('changes that come together are told together', async t => {
+  const world = new World(t)
+  const a = world.open('a')
+  const others = ['b', 'c', 'd', 'e', 'f']
+  for (const id of others) world.open(id)
+
+  a.tell(others)
+  await world.until(a, 'a b c d e f')
+
+  t.same(a.told, ['a b c d e f'])
+})
+
+/** Server `a`, one process, and server `b` with two workers behind one address. */
+function withWorkers(t: Test, { b1 = [] as string[], b2 = [] as string[] } = {}) {
+  const world = new World(t)
+  world.shared.set('b', ['b1', 'b2'])
+  const first = world.open('b1', { clusters: b1, siblings: ['b2'] })
+  const second = world.open('b2', { clusters: b2, siblings: ['b1'] })
+  const a = world.open('a')
+  return { world, a, b1: first, b2: second }
+}
+
+t.test('siblings find each other without being told of, and pass dials on', async t => {
+  const { world, b1, b2 } = withWorkers(t, { b2: ['demo'] })
+  await Promise.all([world.until(b1, 'b1 b2'), world.until(b2, 'b1 b2')])
+
+  await b1.peers.dial('demo')(target, { signal })
+  await t.rejects(b2.peers.dial('demo')(target, { signal }), { code: 'NO_CLIENT' }, 'nobody asks b2 back')
+  b1.tell([])
+  await b1.peers.dial('demo')(target, { signal })
+})
+
+t.test('all workers behind one address are found, and one whose connection breaks is waited for', async t => {
+  const { world, a, b1, b2 } = withWorkers(t, { b2: ['demo'] })
+  for (const { tell } of [a, b1, b2]) tell(['a', 'b'])
+  for (const house of [a, b1, b2]) await world.until(house, 'a b1 b2')
+  const stream = await a.peers.dial('demo')(target, { signal })
+
+  for (const carrier of a.carriers) carrier.terminate(new TunnelError('LINK_LOST', 'reset'))
+  stream.write('hello')
+  t.equal(String((await once(stream, 'data'))[0]), 'hello', 'the line to b2 went on')
+})
+
+t.test(
+  'a worker without a client answers a replica out of its siblings clients, and no dial goes round',
+  async t => {
+    const { world, a, b1, b2 } = withWorkers(t, { b2: ['demo'] })
+    await Promise.all([world.until(b1, 'b1 b2'), world.until(b2, 'b1 b2')])
+    // A replica that knows nothing of workers: it has met b1 only.
+    world.shared.delete('b')
+    a.tell(['b1'])
+    await world.until(a, 'a b1')
+
+    await a.peers.dial('demo')(target, { signal })
+    await t.rejects(a.peers.dial('other')(target, { signal }), { code: 'NO_CLIENT' })
+  }
+)
+
+t.test('a sibling that was killed is replaced at once by its successor', async t => {
+  const { world, b1 } = withWorkers(t)
+  await world.until(b1, 'b1 b2')
+
+  world.kill('b2')
+  await world.until(b1, 'b1')
+  world.open('b2+', { address: 'b2', siblings: ['b1'] })
+  await world.until(b1, 'b1 b2+')
+
+  t.equal(b1.peers.up, 1)
+})

@@ -1,0 +1,414 @@
+import { PassThrough } from 'node:stream'
+import t from 'tap'
+import { type Dial, type ErrorCode, TunnelError } from '@tendril/common'
+import type { Client } from '../../src/registry/client.js'
+import { type Route, readRoute } from '@tendril/common/policy/routes'
+import { ASK_AGAIN_MS, Registry, type RegistryObserver } from '../../src/registry/registry.js'
+import { FakeClock } from '@tendril/common/test/support/fake-clock'
+
+const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
+const signal = new AbortController().signal
+
+type Traits = Partial<Client['state']> & { cluster?: string; routes?: string[]; dial?: Dial }
+
+function client(name: string, { cluster = 'demo', routes = [], dial, ...state }: Traits = {}) {
+  const asked: number[] = []
+  const stream = new PassThrough()
+  const own = {
+    cluster,
+    name,
+    id: name,
+    dial: async (target, options) => {
+      asked.push(options.timeoutMs ?? 0)
+      return dial ? dial(target, options) : stream
+    },
+    routes: routes.flatMap((text): Route[] => [readRoute(text)].filter(route => route !== undefined)),
+    state: { down: false, silent: false, draining: false, streams: 0, rttMs: 1, since: 0, ...state }
+  } satisfies Client
+  return { client: own, asked, state: own.state, stream }
+}
+
+const failing =
+  (code: ErrorCode): Dial =>
+  () =>
+    Promise.reject(new TunnelError(code))
+
+t.test('without a client the sentence names the cluster', async t => {
+  const registry = new Registry()
+  registry.add(client('other', { cluster: 'other' }).client)
+
+  await t.rejects(registry.dial('demo')(target, { signal }), {
+    code: 'NO_CLIENT',
+    message: 'no client connected for cluster demo'
+  })
+})
+
+t.test('the newest client is asked first, draining ones last', async t => {
+  const registry = new Registry()
+  const [a, b, c] = [client('a'), client('b'), client('c')]
+  for (const { client } of [a, b, c]) registry.add(client)
+  const order = (): string =>
+    registry
+      .clients('demo')
+      .map(({ name }) => name)
+      .join('')
+
+  t.equal(order(), 'cba')
+  c.state.draining = true
+  t.equal(order(), 'bac')
+  t.equal(await registry.dial('demo')(target, { signal }), b.stream)
+  for (const { state } of [a, b]) state.draining = true
+  t.equal(order(), 'cba')
+  t.equal(await registry.dial('demo')(target, { signal }), c.stream, 'better a draining client than none')
+})
+
+t.test('a released client gets no dials; releasing twice harms nobody', async t => {
+  const registry = new Registry()
+  const events: string[] = []
+  registry.on('add', ({ name }) => events.push(`+${name}`))
+  registry.on('remove', ({ name }) => events.push(`-${name}`))
+  const a = client('a')
+  const first = registry.add(a.client)
+  const second = registry.add(a.client)
+
+  first()
+  first()
+  t.same(registry.clients(), [a.client], 'the second add stands')
+  second()
+
+  t.same(registry.clients(), [])
+  t.same(events, ['+a', '+a', '-a', '-a'])
+  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'NO_CLIENT' })
+})
+
+t.test('a Dial taken early finds the clients that come later', async t => {
+  const registry = new Registry()
+  const dial = registry.dial('demo')
+  const a = client('a')
+  registry.add(a.client)
+
+  t.equal(await dial(target, { signal }), a.stream)
+})
+
+t.test('what another client may do better goes to the next, within the time that is left', async t => {
+  const clock = new FakeClock()
+  const registry = new Registry({ clock })
+  const good = client('good')
+  const lost = client('lost', {
+    dial: (target, options) => {
+      clock.tick(1_500)
+      return failing('LINK_LOST')(target, options)
+    }
+  })
+  const full = client('full', { dial: failing('OVERLOADED') })
+  for (const { client } of [good, lost, full]) registry.add(client)
+
+  t.equal(await registry.dial('demo')(target, { signal, timeoutMs: 4_000 }), good.stream)
+  t.same([full.asked, lost.asked, good.asked], [[4_000], [4_000], [2_500]])
+})
+
+t.test('what the target said is not asked again elsewhere', async t => {
+  const registry = new Registry()
+  const good = client('good')
+  registry.add(good.client)
+  registry.add(client('bad', { dial: failing('TARGET_REFUSED') }).client)
+
+  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'TARGET_REFUSED' })
+  t.same(good.asked, [])
+})
+
+t.test('no more clients are asked when the time is over or the caller has left', async t => {
+  const clock = new FakeClock()
+  const leaving = new AbortController()
+  const registry = new Registry({ clock })
+  const good = client('good')
+  registry.add(good.client)
+  const release = registry.add(
+    client('slow', {
+      dial: (target, options) => {
+        clock.tick(4_000)
+        return failing('LINK_LOST')(target, options)
+      }
+    }).client
+  )
+
+  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'LINK_LOST' })
+  release()
+  registry.add(
+    client('left', {
+      dial: (target, options) => {
+        leaving.abort()
+        return failing('LINK_LOST')(target, options)
+      }
+    }).client
+  )
+  await t.rejects(registry.dial('demo')(target, { signal: leaving.signal }), { code: 'LINK_LOST' })
+  t.same(good.asked, [])
+})
+
+t.test('who is asked first', async t => {
+  const table: [rule: string, host: string, clients: Record<string, Traits>, order: string][] = [
+    [
+      'the longest prefix',
+      '10.1.2.3',
+      { a: { routes: ['10.0.0.0/8'] }, b: { routes: ['10.1.2.0/24'] }, c: { routes: ['10.1.2.3'] } },
+      'c b a'
+    ],
+    [
+      'a route before none, none before others',
+      '10.1.2.3',
+      { a: {}, b: { routes: ['11.0.0.0/8'] }, c: { routes: ['10.0.0.0/8'] } },
+      'c a b'
+    ],
+    ['the exact name', 'node-1', { a: {}, b: { routes: ['node-1'] }, c: { routes: ['*'] } }, 'b c a'],
+    ['a route before fewer streams', '10.1.2.3', { a: {}, b: { routes: ['10.0.0.0/8'], streams: 9 } }, 'b a'],
+    [
+      'then fewer streams',
+      '10.1.2.3',
+      { a: { streams: 2 }, b: { streams: 1, rttMs: 99 }, c: { streams: 3 } },
+      'b a c'
+    ],
+    [
+      'then the shorter round trip',
+      '10.1.2.3',
+      { a: { rttMs: 20 }, b: { rttMs: 10 }, c: { rttMs: 30 } },
+      'b a c'
+    ],
+    ['then the newest', '10.1.2.3', { a: {}, b: {}, c: {} }, 'c b a'],
+    [
+      'those that are well before any route',
+      '10.1.2.3',
+      {
+        a: { routes: ['10.1.2.3'], silent: true },
+        b: { routes: ['10.1.2.3'], draining: true },
+        c: { routes: ['10.1.2.3'], down: true },
+        d: {}
+      },
+      'd a b c'
+    ]
+  ]
+  for (const [rule, host, clients, order] of table) {
+    const registry = new Registry()
+    for (const [name, traits] of Object.entries(clients)) registry.add(client(name, traits).client)
+    t.equal(
+      registry
+        .clients('demo', host)
+        .map(({ name }) => name)
+        .join(' '),
+      order,
+      rule
+    )
+  }
+})
+
+t.test('dials spread over the clients by the streams they have', async t => {
+  const registry = new Registry()
+  const clients = ['a', 'b', 'c'].map(name => {
+    const one = client(name, {
+      dial: async () => {
+        one.state.streams++
+        return new PassThrough()
+      }
+    })
+    return one
+  })
+  for (const { client } of clients) registry.add(client)
+
+  for (let count = 0; count < 30; count++) await registry.dial('demo')(target, { signal })
+
+  t.same(
+    clients.map(({ state }) => state.streams),
+    [10, 10, 10]
+  )
+})
+
+t.test('a dial that finds all clients down waits for the first that is back', async t => {
+  const registry = new Registry({ clock: new FakeClock() })
+  const [a, b] = [client('a', { down: true }), client('b', { down: true })]
+  for (const { client } of [a, b]) registry.add(client)
+  const dialled = registry.dial('demo')(target, { signal })
+
+  registry.changed('demo')
+  await new Promise(resolve => setImmediate(resolve))
+  t.same([a.asked, b.asked], [[], []], 'a change that changes nothing')
+  a.state.down = false
+  registry.changed('demo')
+
+  t.equal(await dialled, a.stream)
+  t.same(b.asked, [])
+})
+
+t.test('a client that is new, or replaces one that drains, serves those who wait', async t => {
+  for (const traits of [{ down: true }, { draining: true, dial: failing('DRAINING') }]) {
+    const registry = new Registry({ clock: new FakeClock() })
+    registry.add(client('old', traits).client)
+    const dialled = registry.dial('demo')(target, { signal })
+    await new Promise(resolve => setImmediate(resolve))
+    const fresh = client('fresh')
+    registry.add(fresh.client)
+
+    t.equal(await dialled, fresh.stream)
+  }
+})
+
+t.test(
+  'who waits in vain hears why, when the time is over and not later; who leaves is not asked for',
+  async t => {
+    const clock = new FakeClock()
+    const registry = new Registry({ clock })
+    const away = client('away', { down: true })
+    const release = registry.add(away.client)
+    const inVain = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
+    const leaving = new AbortController()
+    const left = registry.dial('demo')(target, { signal: leaving.signal })
+    const outlived = registry.dial('demo')(target, { signal, timeoutMs: 9_000 })
+
+    leaving.abort()
+    await t.rejects(left)
+    clock.tick(4_000)
+    await t.rejects(inVain, { code: 'LINK_LOST', message: /cluster demo is expected back/ })
+    release()
+    await t.rejects(outlived, { code: 'LINK_LOST' }, 'nobody is expected any more')
+
+    t.equal(clock.pending, 0)
+    t.same(away.asked, [])
+  }
+)
+
+t.test('a dial in the moment between a client and the one that takes its place waits for that', async t => {
+  const clock = new FakeClock()
+  const registry = new Registry({ clock })
+  const leave = registry.add(client('old').client)
+  const reborn = client('reborn')
+
+  leave()
+  const arrived = registry.expect('demo')
+  const dial = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
+  const late = registry.dial('demo')(target, { signal, timeoutMs: 1_000 })
+  const here = registry.dialHere('demo')(target, { signal })
+  await t.rejects(here, { code: 'LINK_LOST' }, 'a replica that asks asks again')
+  clock.tick(1_000)
+  await t.rejects(late, { code: 'LINK_LOST', detail: /not in time/ }, 'within its own time')
+  registry.add(reborn.client)
+  arrived()
+  arrived()
+
+  t.equal(await dial, reborn.stream)
+  t.equal(clock.pending, 0)
+})
+
+t.test('a client that was on its way and will not come is waited for by nobody', async t => {
+  const registry = new Registry()
+  const arrived = registry.expect('demo')
+  const dial = registry.dial('demo')(target, { signal })
+  dial.catch(() => {})
+  await new Promise(resolve => setImmediate(resolve))
+
+  arrived()
+
+  await t.rejects(dial, { code: 'LINK_LOST' })
+  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'NO_CLIENT' })
+})
+
+t.test('a client whose link breaks during the dial is asked again when it is back', async t => {
+  const registry = new Registry({ clock: new FakeClock() })
+  let attempts = 0
+  const stream = new PassThrough()
+  const one = client('one', {
+    dial: async () => {
+      if (attempts++ > 0) return stream
+      one.state.down = true
+      throw new TunnelError('LINK_LOST')
+    }
+  })
+  registry.add(one.client)
+  const dialled = registry.dial('demo')(target, { signal })
+  await new Promise(resolve => setImmediate(resolve))
+  one.state.down = false
+  registry.changed('demo')
+
+  t.equal(await dialled, stream)
+})
+
+t.test(
+  'other replicas are asked before clients that may be dead, and not after a target has answered',
+  async t => {
+    const stream = new PassThrough()
+    const asked: string[] = []
+    const elsewhere = (answer: ErrorCode | 'OK') => (cluster: string) => {
+      const dial: Dial = async (target, options) => {
+        asked.push(cluster)
+        return answer === 'OK' ? stream : failing(answer)(target, options)
+      }
+      return dial
+    }
+    const silent = client('silent', { silent: true })
+
+    const lucky = new Registry({ elsewhere: elsewhere('OK') })
+    lucky.add(silent.client)
+    t.equal(await lucky.dial('demo')(target, { signal }), stream)
+    t.same([asked, silent.asked], [['demo'], []])
+
+    const unlucky = new Registry({ elsewhere: elsewhere('NO_CLIENT') })
+    unlucky.add(silent.client)
+    t.equal(await unlucky.dial('demo')(target, { signal }), silent.stream)
+
+    const refused = new Registry({ elsewhere: elsewhere('TARGET_REFUSED') })
+    refused.add(client('silent', { silent: true }).client)
+    await t.rejects(refused.dial('demo')(target, { signal }), { code: 'TARGET_REFUSED' })
+
+    asked.length = 0
+    const well = new Registry({ elsewhere: elsewhere('OK') })
+    well.add(client('well').client)
+    await well.dial('demo')(target, { signal })
+    t.same(asked, [], 'not needed')
+  }
+)
+
+t.test('a replica whose client is only away is asked again', async t => {
+  const clock = new FakeClock()
+  const stream = new PassThrough()
+  let asked = 0
+  const registry = new Registry({
+    clock,
+    elsewhere: () => async () => {
+      if (++asked < 3) throw new TunnelError('LINK_LOST')
+      return stream
+    }
+  })
+  const dialled = registry.dial('demo')(target, { signal })
+  for (const wanted of [1, 2]) {
+    await new Promise(resolve => setImmediate(resolve))
+    t.equal(asked, wanted)
+    clock.tick(ASK_AGAIN_MS)
+  }
+
+  t.equal(await dialled, stream)
+})
+
+t.test('for another replica: out of the clients here, without waiting, and no further', async t => {
+  const registry = new Registry({ elsewhere: () => () => t.fail('asked elsewhere') as never })
+  const one = client('one')
+  await t.rejects(registry.dialHere('demo')(target, { signal }), { code: 'NO_CLIENT' })
+  registry.add(one.client)
+  t.equal(await registry.dialHere('demo')(target, { signal }), one.stream)
+  one.state.down = true
+  await t.rejects(registry.dialHere('demo')(target, { signal }), { code: 'LINK_LOST' })
+})
+
+t.test('outcomes and failovers are counted', async t => {
+  const events: string[] = []
+  const observer: RegistryObserver = {
+    dialed: ({ cluster, code }) => events.push(`${cluster} ${code}`),
+    failedOver: ({ code }) => events.push(`after ${code}`)
+  }
+  const registry = new Registry({ observer })
+  await registry
+    .dial('demo')(target, { signal })
+    .catch(() => {})
+  registry.add(client('good').client)
+  registry.add(client('full', { dial: failing('OVERLOADED'), rttMs: 0 }).client)
+  await registry.dial('demo')(target, { signal })
+
+  t.same(events, ['demo NO_CLIENT', 'after OVERLOADED', 'demo OK'])
+})
