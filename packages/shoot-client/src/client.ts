@@ -1,0 +1,203 @@
+/**
+ * The house of shoot-client: builds its parts, joins them, starts and stops them. One of the two files that may
+ * import everything; what the parts do is told where they are.
+ */
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import { Session, TunnelError, allIdle, serve, systemClock } from '@tendril/common'
+import type { Admin } from '@tendril/common/admin/app'
+import { createBackoff } from '@tendril/common/backoff'
+import type { House } from '@tendril/common/command'
+import { linkLimits, sessionLimits } from '@tendril/common/config/sections'
+import { Bundle } from '@tendril/common/identity/bundle'
+import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
+import { Line } from '@tendril/common/keeper/line'
+import { Link } from '@tendril/common/link/link'
+import { INSTANCE_BYTES } from '@tendril/common/link/message'
+import { readNote } from '@tendril/common/link/note'
+import { ReplayBudget } from '@tendril/common/link/replay'
+import type { Log } from '@tendril/common/log'
+import type { Metrics } from '@tendril/common/metrics'
+import { createPolicy } from '@tendril/common/policy/policy'
+import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
+import { type LinkView, createAdmin } from './admin/app.js'
+import type { ShootConfig } from './config.js'
+import { type ClientMetrics, createClientMetrics } from './metrics.js'
+import { createTargetDial } from './targets/index.js'
+import { connectServer } from './transport/connect.js'
+
+type ServerConfig = ShootConfig['servers'][number]
+
+export class Client implements House {
+  readonly closed: Promise<void>
+  readonly #config: ShootConfig
+  readonly #log: Log
+  readonly #metrics: Metrics
+  readonly #counts: ClientMetrics
+  readonly #onOpen: ReturnType<typeof serve>
+  /** Tells a restarted client from one that connects once more. */
+  readonly #instance = randomBytes(INSTANCE_BYTES)
+  readonly #replayBudget: ReplayBudget
+  /** When a link last came back. */
+  #resumedAtMs = -Infinity
+  #bundle: Bundle | undefined
+  #admin: Admin | undefined
+  #keeper: Keeper | undefined
+  #stopping: Promise<void> | undefined
+  #over!: () => void
+
+  constructor(config: ShootConfig, { log, metrics }: { log: Log; metrics: Metrics }) {
+    this.#config = config
+    this.#log = log.child({ cluster: config.cluster })
+    this.#metrics = metrics
+    this.#counts = createClientMetrics(metrics.registry)
+    this.#replayBudget = new ReplayBudget(config.link.replayBudget)
+    this.closed = new Promise(resolve => (this.#over = resolve))
+    const { allow, deny, dialTimeout, maxPendingDials } = config.targets
+    const targets = createTargetDial({
+      policy: createPolicy({ ...(allow && { allow }), deny }),
+      clock: systemClock,
+      limits: { maxPendingDials },
+      metrics: this.#counts,
+      resumedAtMs: () => this.#resumedAtMs
+    })
+    this.#onOpen = serve((target, { signal, timeoutMs = dialTimeout }) =>
+      targets(target, { signal, timeoutMs: Math.min(timeoutMs, dialTimeout) })
+    )
+  }
+
+  /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_IDENTITY or LISTEN_FAILED. */
+  async start(): Promise<void> {
+    const { tls, admin, reconnect, servers, connections } = this.#config
+    if (admin) {
+      this.#admin = await createAdmin({
+        listen: admin.listen,
+        links: () => this.#links(),
+        metrics: this.#metrics.registry,
+        log: this.#log
+      })
+    }
+    const bundle = await Bundle.load(tls)
+    this.#bundle = bundle
+    bundle.on('change', () => {
+      this.#log.info({ cert: tls.cert, notAfter: bundle.notAfter }, 'certificate reloaded')
+      this.#keeper?.nudge()
+    })
+    bundle.on('error', err => this.#log.error({ err }, 'certificate not reloaded, the old one stays'))
+    bundle.watch()
+    if (this.#stopping) return
+    this.#keeper = new Keeper({
+      doors: servers.map(server => ({
+        name: server.url,
+        connect: signal => this.#connect(server, bundle, signal)
+      })),
+      slots: connections,
+      newLine: (server, slot, onChange) => this.#newLine(server, slot, onChange),
+      newBackoff: () => createBackoff({ baseMs: BACKOFF_BASE_MS, capMs: reconnect.maxDelay }),
+      clock: systemClock,
+      log: this.#log,
+      onEnd: error => this.#counts.linkEnded(error.code)
+    })
+  }
+
+  /** For probes: one per server of the configuration, from the first moment on. */
+  #links(): LinkView[] {
+    if (!this.#keeper)
+      return this.#config.servers.map(({ url }) => ({ server: url, up: false, detail: 'starting' }))
+    return this.#keeper.doors.map(({ name, up, lastError }) => ({
+      server: name,
+      up,
+      ...(lastError && { detail: lastError.message })
+    }))
+  }
+
+  /** Takes no new streams, lets those there are finish within `drainTimeout`, ends. Safe to call twice. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop()
+    return this.#stopping
+  }
+
+  async #stop(): Promise<void> {
+    if (this.#keeper) {
+      this.#keeper.drain()
+      await this.#idle(this.#keeper)
+      this.#keeper.stop(new TunnelError('DRAINING', 'the client stops'))
+      await this.#keeper.stopped
+    }
+    this.#bundle?.unwatch()
+    await this.#admin?.close()
+    this.#over()
+  }
+
+  /** Until the last stream has ended, or drainTimeout is over. */
+  #idle({ lines }: Keeper): Promise<void> {
+    const sessions = lines.map(({ session }) => session)
+    const streams = sessions.reduce((sum, { streamCount }) => sum + streamCount, 0)
+    this.#log.info({ streams, drainTimeoutMs: this.#config.drainTimeout }, 'draining')
+    for (const session of sessions) session.drain('DRAINING', 'the client stops')
+    return allIdle(sessions, systemClock, this.#config.drainTimeout)
+  }
+
+  async #connect(server: ServerConfig, bundle: Bundle, signal: AbortSignal): Promise<Arrival> {
+    const { cluster, proxy, gateway, connectTimeout } = this.#config
+    const { websocket, socket, headers } = await connectServer(server, {
+      tls: bundle.tlsOptions(),
+      proxy,
+      ...(gateway && { gateway }),
+      headers: { 'Tendril-Cluster': cluster },
+      timeoutMs: connectTimeout,
+      signal
+    })
+    const id = headers[SERVER_HEADER]
+    return {
+      carrier: new WebSocketCarrier(websocket, socket),
+      server: typeof id === 'string' ? id : undefined
+    }
+  }
+
+  /** A link with a session on it, not connected yet. */
+  #newLine(server: string, slot: number, onChange: (line: Line) => void): Line {
+    const { name = hostname(), maxConnectionAge, link: section, session: limits, routes } = this.#config
+    const log = this.#log.child({ server: server.slice(0, 8), ...(slot > 0 && { slot }) })
+    const link = new Link({ limits: linkLimits(section), budget: this.#replayBudget })
+    const session = new Session(link, { onOpen: this.#onOpen, limits: sessionLimits(limits) })
+    if (routes.length > 0) link.tell(JSON.stringify({ routes }))
+    let down = (): void => {}
+    link.on('up', ({ first, downMs, replayedBytes }) => {
+      down()
+      down = this.#counts.linkUp()
+      if (first) return log.info('link up')
+      this.#resumedAtMs = systemClock.now()
+      log.info({ downMs: Math.round(downMs), replayedBytes }, 'link resumed')
+    })
+    link.on('down', error => {
+      down()
+      this.#counts.linkEnded(error.code)
+      const { code, message: reason } = error
+      log.warn({ code, reason, streams: session.streamCount }, 'link down, dialling again')
+    })
+    link.on('note', text => {
+      const { members } = readNote(text)
+      if (members) this.#keeper?.announced(members, server)
+    })
+    link.on('close', error => {
+      down()
+      this.#counts.linkEnded(error.code)
+      log.info({ code: error.code, reason: error.message }, 'link closed')
+    })
+    session.on('goaway', reason => log.info({ reason: reason.message }, 'server drains'))
+    return new Line({
+      server,
+      link,
+      session,
+      self: { name, instance: this.#instance, slot },
+      clock: systemClock,
+      maxAgeMs: maxConnectionAge,
+      random: Math.random,
+      onChange
+    })
+  }
+}
+
+/** Ceiling of the second wait: a thousand clients that lose their gateway come back over seconds, not at once. */
+const BACKOFF_BASE_MS = 1_000

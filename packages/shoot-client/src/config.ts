@@ -1,0 +1,195 @@
+/**
+ * The configuration of shoot-client: one schema that is its types, its defaults, its checks and its chapter in
+ * docs/configuration.md. What the values do is told where they are used.
+ */
+import {
+  field,
+  count,
+  duration,
+  filePath,
+  headers,
+  list,
+  section,
+  text,
+  url
+} from '@tendril/common/config/fields'
+import { adminSection, linkSection, logSection, sessionSection } from '@tendril/common/config/sections'
+import { TunnelError } from '@tendril/common'
+import { isName, NAME_RULE } from '@tendril/common/identity/role'
+import { isLoopback, parseListen } from '@tendril/common/listen'
+import { createPolicy } from '@tendril/common/policy/policy'
+import * as z from 'zod'
+
+const RULE_FORM = 'a network such as 10.0.0.0/8, or { cidr: 10.0.0.0/8, ports: [443, "8000-9000"] }'
+
+const rule = field(
+  z.union([
+    z.string(),
+    z.strictObject({
+      cidr: z.string(),
+      ports: z
+        .array(z.union([z.number(), z.string()]))
+        .min(1)
+        .optional()
+    })
+  ]),
+  { type: 'rule', expected: RULE_FORM }
+).superRefine((written, context) => {
+  try {
+    createPolicy({ allow: [written] })
+  } catch (error) {
+    context.addIssue({
+      code: 'custom',
+      message: error instanceof TunnelError ? (error.detail ?? error.message) : String(error)
+    })
+  }
+})
+
+const server = section('', {
+  url: url({
+    about:
+      'Where the server is reached: `wss://name:port`. Its certificate must carry this name, and load balancers route by it. `ws://`, without TLS, only on loopback.',
+    schemes: ['wss', 'ws']
+  }),
+  address: text({
+    about:
+      'host:port to connect to instead of the host of `url`, which stays the name that is asked for and checked.'
+  }).optional(),
+  serverName: text({
+    about:
+      "Name to ask for in the TLS handshake and to find in the server's certificate, instead of the host of `url`."
+  }).optional()
+}).superRefine(({ url, address }, context) => {
+  const { protocol, hostname } = new URL(url)
+  if (protocol === 'ws:' && !isLoopback({ host: hostname.replace(/^\[|\]$/g, ''), port: 0 })) {
+    context.addIssue({
+      code: 'custom',
+      path: ['url'],
+      message: `ws:// has no TLS and must not leave this machine: write wss://${hostname}`
+    })
+  }
+  if (address !== undefined && !isDialAddress(address)) {
+    context.addIssue({
+      code: 'custom',
+      path: ['address'],
+      message: `expected host:port such as 192.0.2.7:443, got "${address}"`
+    })
+  }
+})
+
+const targets = section(
+  'What may be reached through this client. Names are resolved first, and every address they have is asked about.',
+  {
+    allow: list(
+      'Networks that may be reached, as CIDR, optionally for some ports only. Without it: every address that is not special. Special addresses (loopback, link-local, multicast, unspecified) are only reached when a rule inside their range names them.',
+      rule
+    ).optional(),
+    deny: list(
+      'Networks that may not be reached, written the same way. A deny rule beats every allow rule.',
+      rule
+    ).default([]),
+    dialTimeout: duration({
+      about: 'From the request to the established connection, names included.',
+      min: '100ms',
+      max: '10m'
+    }).prefault('4s'),
+    maxPendingDials: count({
+      about: 'Connection attempts under way at once; one more is refused with OVERLOADED.',
+      min: 1,
+      max: 100_000
+    }).default(8192)
+  }
+).prefault({})
+
+export const shootSchema = section('', {
+  cluster: text({
+    about: 'The cluster this client belongs to, as the server calls it.',
+    fits: isName,
+    expected: NAME_RULE
+  }),
+  name: text({
+    about:
+      'Who this client is among those of its cluster, for logs and routes; two must not share one. The host name if not given, which in a pod is the pod’s.',
+    fits: name => /^[\x21-\x7e]{1,253}$/.test(name),
+    expected: '1 to 253 printable characters without blanks'
+  }).optional(),
+  servers: list(
+    'The servers to connect to, all at once. Behind each may be one server or a balancer with many.',
+    server,
+    {
+      min: 1
+    }
+  ),
+  connections: count({
+    about:
+      'Links to each server. Streams spread over them, so that one lost packet, or one gateway on the way, holds up only its share.',
+    min: 1,
+    max: 16
+  }).default(1),
+  routes: list(
+    'Networks (CIDR), addresses and names that this client serves best: dials to them come here first. The server’s `clusters[].routes` says which a client may announce.',
+    text()
+  ).default([]),
+  tls: section('Certificates of the tunnel.', {
+    ca: filePath({ about: "PEM file: the authorities that the server's certificate must come from." }),
+    cert: filePath({ about: 'PEM file: the certificate that says which cluster this client belongs to.' }),
+    key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' })
+  }),
+  proxy: url({
+    about:
+      'Proxy on the way out. `env` goes by HTTPS_PROXY, HTTP_PROXY and NO_PROXY; `none` connects directly; or the URL of a proxy, with user and password if it asks for them.',
+    schemes: ['http', 'https'],
+    credentials: true,
+    words: ['env', 'none']
+  }).default('env'),
+  gateway: section(
+    "A gateway on the way to the server that is asked for the connection with an HTTP CONNECT of its own, such as Gardener's.",
+    {
+      url: url({
+        about:
+          'Where the gateway is reached. TLS to the server goes through it unopened, so `http://` is safe.',
+        schemes: ['http', 'https']
+      }),
+      headers: headers({ about: 'Headers of that CONNECT, such as `X-Gardener-Destination`.' }).prefault({})
+    }
+  ).optional(),
+  connectTimeout: duration({
+    about: 'From an attempt to connect to the established tunnel.',
+    min: '100ms',
+    max: '5m'
+  }).prefault('10s'),
+  reconnect: section('How the line is kept. The first attempt after a loss is made at once.', {
+    maxDelay: duration({
+      about: 'Longest wait between two attempts. Waits are random and grow up to this.',
+      min: '100ms',
+      max: '1h'
+    }).prefault('30s')
+  }).prefault({}),
+  maxConnectionAge: duration({
+    about:
+      'Replace connections before they are this old, without a pause: for gateways that cut them at a certain age (Istio after 24h). 0s: never.',
+    min: '0ms',
+    max: '30d'
+  }).prefault('0s'),
+  drainTimeout: duration({
+    about: 'On SIGTERM: how long open streams may take to finish.',
+    min: '0ms',
+    max: '24h'
+  }).prefault('30s'),
+  targets,
+  session: sessionSection,
+  link: linkSection,
+  admin: adminSection,
+  log: logSection
+})
+
+export type ShootConfig = z.output<typeof shootSchema>
+
+function isDialAddress(address: string): boolean {
+  try {
+    const parsed = parseListen(address)
+    return 'port' in parsed && parsed.port > 0 && parsed.host !== ''
+  } catch {
+    return false
+  }
+}

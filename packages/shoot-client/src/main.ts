@@ -1,0 +1,32 @@
+/** The program shoot-client: one command line in, one exit code out. */
+import { readFileSync } from 'node:fs'
+import { type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
+import { tuneHeap } from '@tendril/common/heap'
+import { createLog } from '@tendril/common/log'
+import { createMetrics } from '@tendril/common/metrics'
+import { createCli } from './cli.js'
+import type { ShootConfig } from './config.js'
+
+const NAME = 'shoot-client'
+
+/** Runs one command. Never throws. Exit code 0: done, 1: failed, 2: wrong usage or configuration. */
+export async function main(argv: readonly string[], io: Io = processIo): Promise<number> {
+  const version = versionOf(new URL('../../package.json', import.meta.url))
+  const run = (config: ShootConfig) => keep(config, version)
+  return runProgram(createCli({ version, run, io }), argv, io)
+}
+
+async function keep(config: ShootConfig, version: string): Promise<void> {
+  tuneHeap()
+  // Only `run` needs the whole client; the other commands start faster without.
+  const { Client } = await import('./client.js')
+  const log = createLog(config.log)
+  const metrics = createMetrics({ program: NAME, version })
+  log.info({ version }, `${NAME} starts`)
+  await runHouse(new Client(config, { log, metrics }), { log })
+  log.info(`${NAME} stopped`)
+}
+
+function versionOf(packageJson: URL): string {
+  return (JSON.parse(readFileSync(packageJson, 'utf8')) as { version: string }).version
+}

@@ -1,0 +1,118 @@
+/**
+ * The client's ways out to a server: direct, through a proxy, through a gateway, or through a gateway behind a proxy.
+ * What comes after the way, TLS and the WebSocket upgrade under one bound, is common/transport/connect.
+ *
+ *   resolve, connect  →  CONNECT to the proxy  →  CONNECT to the gateway  →  (TLS to the server  →  WebSocket)
+ */
+import type { Socket } from 'node:net'
+import type { ConnectionOptions } from 'node:tls'
+import { TunnelError } from '@tendril/common'
+import {
+  type Attempt,
+  type ConnectOptions as CommonOptions,
+  type Journey,
+  type ServerAddress,
+  connect,
+  destinationOf,
+  hostOf,
+  openSocket
+} from '@tendril/common/transport/connect'
+import { secure } from '@tendril/common/transport/secure'
+import type { Upgraded } from '@tendril/common/transport/upgrade'
+import { formatAuthority } from '@tendril/common/wire/authority'
+import { basicAuthorization, requestHop } from './hop.js'
+import { proxyFor } from './proxy.js'
+import type { Environment, ProxySetting } from './proxy.js'
+
+export type { ServerAddress } from '@tendril/common/transport/connect'
+
+export type Gateway = {
+  /** `http://host:port`, or `https://` with a certificate from one of the system's authorities. */
+  url: string
+  /** Headers of its CONNECT, such as `X-Gardener-Destination`. */
+  headers?: Record<string, string>
+}
+
+export type WayOptions = {
+  /** Default `env`. */
+  proxy?: ProxySetting
+  /** Complete value of `Proxy-Authorization`; beats user and password in the proxy's URL. */
+  proxyAuthorization?: string
+  /** Authorities of an `https:` proxy or gateway. Default: the system's (NODE_EXTRA_CA_CERTS adds to them). */
+  hopCa?: ConnectionOptions['ca']
+  gateway?: Gateway
+  /** Where proxies are looked up. Default process.env. */
+  env?: Environment
+}
+
+export type ConnectOptions = Omit<CommonOptions, 'way'> & WayOptions
+
+/** One attempt. Rejects as common's `connect` does, and with `PROXY_REFUSED`. */
+export function connectServer(server: ServerAddress, options: ConnectOptions): Promise<Upgraded> {
+  return connect(server, { ...options, way: (journey, attempt) => way(journey, attempt, options) })
+}
+
+/** A socket that leads to the destination, by whatever is in between. */
+async function way(
+  { destination, host, secured }: Journey,
+  attempt: Attempt,
+  options: WayOptions
+): Promise<Socket> {
+  const { proxy: setting = 'env', proxyAuthorization, gateway: gatewayOptions, env } = options
+  const { signal, progress } = attempt
+  const gatewayUrl = gatewayOptions && new URL(gatewayOptions.url)
+  const gateway = gatewayUrl && destinationOf(gatewayUrl, defaultPortOf(gatewayUrl))
+  const next = gateway ?? destination
+  const names = gateway ? [gateway] : [{ host, port: destination.port }, destination]
+  // A gateway is asked with CONNECT and carries TLS: that is what HTTPS_PROXY is about.
+  const proxy = proxyFor(names, secured || gateway !== undefined, setting, env)
+
+  let socket: Socket
+  if (proxy) {
+    const name = `proxy ${proxy.protocol}//${proxy.host}`
+    socket = await openSocket(destinationOf(proxy, defaultPortOf(proxy)), name, 'PROXY_REFUSED', attempt)
+    if (proxy.protocol === 'https:') socket = await secureHop(socket, proxy, name, options, signal)
+    const authorization = proxyAuthorization ?? basicAuthorization(proxy)
+    const headers = authorization === undefined ? {} : { 'Proxy-Authorization': authorization }
+    socket = await requestHop(socket, { name, destination: next, headers, signal })
+  } else {
+    const name = gatewayUrl ? `gateway ${gatewayUrl.origin}` : formatAuthority(destination)
+    socket = await openSocket(next, name, gateway ? 'PROXY_REFUSED' : 'SERVER_UNREACHABLE', attempt)
+  }
+  if (!gatewayUrl) return socket
+
+  const name = `gateway ${gatewayUrl.origin}`
+  progress.code = 'PROXY_REFUSED'
+  progress.waitingFor = name
+  if (gatewayUrl.protocol === 'https:') socket = await secureHop(socket, gatewayUrl, name, options, signal)
+  return requestHop(socket, {
+    name,
+    destination,
+    signal,
+    ...(gatewayOptions?.headers && { headers: gatewayOptions.headers })
+  })
+}
+
+/** TLS to a proxy or gateway. Its failures are the hop's, not the server's. */
+async function secureHop(
+  socket: Socket,
+  url: URL,
+  name: string,
+  { hopCa }: WayOptions,
+  signal: AbortSignal
+): Promise<Socket> {
+  try {
+    return await secure(socket, {
+      serverName: hostOf(url),
+      signal,
+      ...(hopCa !== undefined && { ca: hopCa })
+    })
+  } catch (error) {
+    if (signal.aborted) throw error
+    throw new TunnelError('PROXY_REFUSED', `${name}: ${TunnelError.from(error).message}`, { cause: error })
+  }
+}
+
+function defaultPortOf(url: URL): number {
+  return url.protocol === 'https:' ? 443 : 80
+}

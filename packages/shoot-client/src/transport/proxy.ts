@@ -1,0 +1,113 @@
+/**
+ * Which proxy leads to a server: the configured one, or what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+ * Decides only; opens nothing. The variables have no standard: where curl and Go agree we do as they do, and lower
+ * case wins as in curl.
+ */
+import { BlockList, isIP, isIPv6 } from 'node:net'
+import { TunnelError } from '@tendril/common'
+import type { Destination } from '@tendril/common/transport/connect'
+
+export type Environment = Record<string, string | undefined>
+
+/** `env`: by the environment; `none`: never; else the URL of the proxy. */
+export type ProxySetting = 'env' | 'none' | (string & {})
+
+/**
+ * The proxy for a connection, undefined for a direct one.
+ * @param destinations every name of the other end (the server's, and the address dialled in its place): NO_PROXY may
+ * know it by any of them
+ * @param secure whether TLS goes through it (`wss:`): then HTTPS_PROXY counts, else HTTP_PROXY
+ * @throws TunnelError `BAD_CONFIG` when what is set is no usable proxy URL. The URL may hold a password and is not shown.
+ */
+export function proxyFor(
+  destinations: readonly Destination[],
+  secure: boolean,
+  setting: ProxySetting,
+  env: Environment = process.env
+): URL | undefined {
+  if (setting === 'none') return undefined
+  if (setting !== 'env') return readProxy(setting, 'proxy')
+  const named = secure ? ['https_proxy', 'HTTPS_PROXY'] : ['http_proxy', 'HTTP_PROXY']
+  const variable = [...named, 'all_proxy', 'ALL_PROXY'].find(name => env[name] && !isForged(name, env))
+  if (variable === undefined) return undefined
+  const noProxy = env['no_proxy'] || env['NO_PROXY'] || ''
+  if (destinations.some(one => isLocal(one.host) || isExempt(one, noProxy))) return undefined
+  return readProxy(env[variable] ?? '', variable)
+}
+
+/** A CGI server puts the request header `Proxy:` into HTTP_PROXY (CVE-2016-5385, "httpoxy"). */
+function isForged(name: string, env: Environment): boolean {
+  return name === 'HTTP_PROXY' && env['REQUEST_METHOD'] !== undefined
+}
+
+function readProxy(text: string, source: string): URL {
+  const written = text.includes('://') ? text : `http://${text}`
+  if (!URL.canParse(written)) throw new TunnelError('BAD_CONFIG', `${source} is not the URL of a proxy`)
+  const url = new URL(written)
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
+    throw new TunnelError(
+      'BAD_CONFIG',
+      `${source} is a ${url.protocol}// proxy, only http:// and https:// are supported`
+    )
+  }
+  return url
+}
+
+const loopback = new BlockList()
+loopback.addSubnet('127.0.0.0', 8, 'ipv4')
+loopback.addAddress('::1', 'ipv6')
+
+function familyOf(address: string): 'ipv4' | 'ipv6' {
+  return isIPv6(address) ? 'ipv6' : 'ipv4'
+}
+
+/** As in Go: the environment's proxy is never asked for this machine, which is another one there. */
+function isLocal(host: string): boolean {
+  return /^localhost\.?$/i.test(host) || (isIP(host) !== 0 && loopback.check(host, familyOf(host)))
+}
+
+/**
+ * Whether NO_PROXY covers a destination. Entries, by commas or spaces: `*`; a name, which covers its subdomains
+ * (`example.com`, and the same with a leading `.`; `*.example.com` covers only those); an address; a CIDR; the
+ * last but the CIDR also with `:port`.
+ */
+export function isExempt({ host, port }: Destination, noProxy: string): boolean {
+  const name = host.toLowerCase().replace(/\.$/, '')
+  return noProxy
+    .toLowerCase()
+    .split(/[\s,]+/)
+    .filter(entry => entry !== '')
+    .some(
+      entry =>
+        entry === '*' || (isIP(name) ? coversAddress(entry, name, port) : coversName(entry, name, port))
+    )
+}
+
+function coversName(entry: string, name: string, port: number): boolean {
+  const [, pattern = '', onlyPort] = /^([^:]*?)\.?(?::(\d+))?$/.exec(entry) ?? []
+  if (pattern === '' || (onlyPort !== undefined && Number(onlyPort) !== port)) return false
+  if (pattern.startsWith('*.')) return name.endsWith(pattern.slice(1))
+  const domain = pattern.replace(/^\./, '')
+  return name === domain || name.endsWith(`.${domain}`)
+}
+
+function coversAddress(entry: string, address: string, port: number): boolean {
+  const [network = '', bits] = entry.split('/')
+  if (bits !== undefined) return coversNetwork(network, Number(bits), address)
+  if (isIP(entry) !== 0) return sameAddress(entry, address)
+  const [, bracketed, plain = '', onlyPort] = /^(?:\[(.+)\]|([^:]+))(?::(\d+))?$/.exec(entry) ?? []
+  return sameAddress(bracketed ?? plain, address) && (onlyPort === undefined || Number(onlyPort) === port)
+}
+
+function coversNetwork(network: string, bits: number, address: string): boolean {
+  const width = isIPv6(network) ? 128 : 32
+  if (isIP(network) === 0 || familyOf(network) !== familyOf(address) || !(bits >= 0 && bits <= width))
+    return false
+  const list = new BlockList()
+  list.addSubnet(network, bits, familyOf(network))
+  return list.check(address, familyOf(address))
+}
+
+function sameAddress(entry: string, address: string): boolean {
+  return coversNetwork(entry, isIPv6(entry) ? 128 : 32, address)
+}

@@ -1,0 +1,96 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { parse } from 'yaml'
+import { runProgram } from '@tendril/common/command'
+import { createCli } from '../src/cli.js'
+import type { ShootConfig } from '../src/config.js'
+import { main } from '../src/main.js'
+
+const SHOOT = `cluster: demo
+servers:
+  - url: wss://vpn.demo.test:443
+tls: { ca: ca.crt, cert: c.crt, key: c.key }
+`
+
+type Said = { code: number; out: string; err: string; ran: ShootConfig[] }
+
+async function configFile(t: Test, yaml: string): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), 'cli-'))
+  t.teardown(() => rm(dir, { recursive: true }))
+  await writeFile(join(dir, 'shoot.yaml'), yaml)
+  return join(dir, 'shoot.yaml')
+}
+
+async function say(argv: string[], env: NodeJS.ProcessEnv = {}): Promise<Said> {
+  const said: Said = { code: -1, out: '', err: '', ran: [] }
+  const io = {
+    env,
+    out: (text: string) => void (said.out += text),
+    err: (text: string) => void (said.err += text)
+  }
+  const run = async (config: ShootConfig): Promise<void> => void said.ran.push(config)
+  said.code = await runProgram(createCli({ version: '1.2.3', run, io }), argv, io)
+  return said
+}
+
+t.test('the help names every command, and shows how to begin', async t => {
+  const { code, out } = await say(['--help'])
+
+  t.equal(code, 0)
+  for (const command of ['run', 'check-config']) t.match(out, new RegExp(`^  ${command} `, 'm'))
+  t.match(out, 'shoot-client run --config shoot.yaml')
+})
+
+t.test('main prints the version of the package and never throws', async t => {
+  let out = ''
+  const io = { env: {}, out: (text: string) => void (out += text), err: () => {} }
+
+  t.equal(await main(['--version'], io), 0)
+  t.match(out, /^\d+\.\d+\.\d+\n$/)
+  t.equal(await main(['run', '--config', '/does/not/exist'], io), 2)
+})
+
+t.test('run gets the configuration: file, variables, flags', async t => {
+  const file = await configFile(t, SHOOT)
+
+  const { code, ran } = await say(
+    ['run', '-c', file, '--cluster', '7', '--proxy', 'none', '--set', 'servers.0.address=127.0.0.1:1'],
+    {
+      TENDRIL_CLUSTER: 'other',
+      TENDRIL_TARGETS_ALLOW: '[10.0.0.0/8]',
+      TENDRIL_GATEWAY: '{ url: "http://g:1", headers: { A: b } }'
+    }
+  )
+
+  t.equal(code, 0)
+  t.match(ran, [
+    {
+      cluster: '7',
+      proxy: 'none',
+      servers: [{ address: '127.0.0.1:1' }],
+      targets: { allow: ['10.0.0.0/8'] },
+      gateway: { url: 'http://g:1', headers: { A: 'b' } }
+    }
+  ])
+})
+
+t.test('check-config prints all that is in force', async t => {
+  const { code, out } = await say(['check-config', '-c', await configFile(t, SHOOT)])
+
+  t.equal(code, 0)
+  t.match(parse(out), { cluster: 'demo', reconnect: { maxDelay: '30s' }, session: { windowMax: '32MiB' } })
+})
+
+t.test('a typo is told with file, line and key, and with exit code 2', async t => {
+  const file = await configFile(t, SHOOT.replace('url', 'ulr'))
+
+  for (const command of ['run', 'check-config']) {
+    const { code, err, ran } = await say([command, '--config', file])
+    t.equal(code, 2)
+    t.same(ran, [])
+    t.match(err, `shoot-client: ${file}:3:5: servers[0].ulr: unknown key; did you mean url?\n`)
+    t.match(err, `shoot-client: ${file}:3:5: servers[0].url: is missing: expected a URL`)
+  }
+})

@@ -1,0 +1,129 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { ConfigError, loadConfig, showConfig } from '@tendril/common/config'
+import { type ShootConfig, shootSchema } from '../src/config.js'
+
+const BASE = 'cluster: demo\ntls: { ca: ca.crt, cert: c.crt, key: c.key }\n'
+const SERVER = 'servers: [ { url: wss://vpn.demo.test:443 } ]\n'
+
+async function load(t: Test, yaml: string): Promise<ShootConfig> {
+  const dir = await mkdtemp(join(tmpdir(), 'shoot-'))
+  t.teardown(() => rm(dir, { recursive: true }))
+  await writeFile(join(dir, 'shoot.yaml'), yaml)
+  return loadConfig(shootSchema, { file: join(dir, 'shoot.yaml') })
+}
+
+async function complaints(t: Test, yaml: string): Promise<string[]> {
+  const error: unknown = await load(t, yaml).catch((error: unknown) => error)
+  if (!(error instanceof ConfigError))
+    throw new Error(`expected a ConfigError for\n${yaml}`, { cause: error })
+  return error.lines.map(line => line.replace(/^.*shoot\.yaml:/, ''))
+}
+
+t.test('the shape that issue 1 promises is read', async t => {
+  const config = await load(
+    t,
+    `cluster: demo
+servers:
+  - url: wss://vpn.demo.test:443
+    address: 127.0.0.1:10443
+tls: { ca: ca.crt, cert: c.crt, key: c.key }
+proxy: env
+gateway: { url: http://gateway.test:8443, headers: { X-Gardener-Destination: outbound|1194||x } }
+targets: { allow: [127.0.0.0/8], deny: [] }
+admin: { listen: 127.0.0.1:8096 }
+`
+  )
+
+  t.match(config, {
+    cluster: 'demo',
+    servers: [{ url: 'wss://vpn.demo.test:443', address: '127.0.0.1:10443' }],
+    tls: { ca: /^\/.*\/ca\.crt$/ },
+    proxy: 'env',
+    gateway: { url: 'http://gateway.test:8443', headers: { 'X-Gardener-Destination': 'outbound|1194||x' } },
+    connectTimeout: 10_000,
+    reconnect: { maxDelay: 30_000 },
+    targets: { allow: ['127.0.0.0/8'], deny: [], dialTimeout: 4_000 },
+    admin: { listen: { host: '127.0.0.1', port: 8_096 } }
+  })
+})
+
+t.test('without an allow list the policy decides, and nothing is made up', async t => {
+  const config = await load(t, BASE + SERVER)
+
+  t.notOk('allow' in config.targets)
+  t.same(config.targets.deny, [])
+  t.equal(config.proxy, 'env')
+})
+
+t.test('rules are networks, with or without ports', async t => {
+  const config = await load(
+    t,
+    `${BASE}${SERVER}targets: { allow: [10.0.0.0/8, 'fd00::/8', 192.0.2.7, { cidr: 10.9.0.0/16, ports: [443, '8000-9000'] }] }`
+  )
+  t.equal(config.targets.allow?.length, 4)
+
+  const table: [string, RegExp][] = [
+    ['10.0.0.1/8', /targets\.allow\[0\]: allow rule "10\.0\.0\.1\/8" is not a network/],
+    ['127.1', /targets\.allow\[0\]: expected a network such as .*, got the number 127\.1/],
+    ["'0x7f.1'", /is not a network/],
+    ['example.org', /is not a network/],
+    ['10.0.0.0/33', /is not a network/],
+    ['{ cidr: 10.0.0.0/8, ports: [0] }', /has the port "0"/],
+    ['{ cidr: 10.0.0.0/8, ports: [65536] }', /has the port "65536"/],
+    ["{ cidr: 10.0.0.0/8, ports: ['9-8'] }", /has the port "9-8"/],
+    ['{ cidr: 10.0.0.0/8, ports: [] }', /expected a network such as/],
+    ['{ cdir: 10.0.0.0/8 }', /expected a network such as .*, got a mapping/]
+  ]
+  for (const [rule, message] of table)
+    t.match(await complaints(t, `${BASE}${SERVER}targets: { allow: [${rule}] }`), [message], rule)
+})
+
+t.test('servers are reached by wss, by ws on this machine only', async t => {
+  const servers = (entry: string): string => `${BASE}servers: [ { ${entry} } ]`
+
+  for (const entry of [
+    'url: wss://vpn.demo.test',
+    'url: ws://127.0.0.1:80',
+    "url: 'ws://[::1]:80'",
+    'url: ws://localhost:80',
+    "url: 'wss://a', address: '[2001:db8::1]:443'",
+    "url: 'wss://a', address: 'lb.example.org:443', serverName: b"
+  ]) {
+    await t.resolves(load(t, servers(entry)), entry)
+  }
+  const table: [string, RegExp][] = [
+    ['url: ws://vpn.demo.test', /ws:\/\/ has no TLS .* write wss:\/\/vpn\.demo\.test/],
+    ['url: https://vpn.demo.test', /expected a URL that begins with wss:\/\/ or ws:\/\//],
+    ['url: vpn.demo.test:443', /expected a URL/],
+    ['url: wss://me:secret@vpn.demo.test', /a user or password has no place/],
+    ['url: wss://vpn.demo.test/path', /a path has no place/],
+    ['url: wss://vpn.demo.test/?a', /a query or fragment has no place/],
+    ['url: wss://a, address: a', /servers\[0\]\.address: expected host:port/],
+    ["url: wss://a, address: 'a:0'", /expected host:port/],
+    ["url: wss://a, address: ':443'", /expected host:port/],
+    ["url: wss://a, address: 'unix:/x'", /expected host:port/]
+  ]
+  for (const [entry, message] of table) t.match(await complaints(t, servers(entry)), [message], entry)
+  t.match(await complaints(t, `${BASE}servers: []`), [/servers: expected a list of at least 1/])
+})
+
+t.test('a proxy is env, none or a URL, and its password is shown to nobody', async t => {
+  for (const proxy of ['env', 'none', 'http://proxy:3128', 'https://me:secret@proxy']) {
+    await t.resolves(load(t, `${BASE}${SERVER}proxy: ${proxy}`), proxy)
+  }
+  for (const proxy of ['direct', 'proxy:3128', 'socks5://proxy:1080', 'true']) {
+    t.match(
+      await complaints(t, `${BASE}${SERVER}proxy: ${proxy}`),
+      [/proxy: expected env, none, a URL that begins with http:\/\/ or https:\/\//],
+      proxy
+    )
+  }
+  const config = await load(
+    t,
+    `${BASE}${SERVER}proxy: https://me:secret@proxy\ngateway: { url: http://g, headers: { Proxy-Authorization: secret } }`
+  )
+  t.notMatch(showConfig(shootSchema, config), /secret/)
+})
