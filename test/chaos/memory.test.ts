@@ -1,0 +1,90 @@
+/** Memory while a hundred links are down and everybody keeps writing: the documented sum, and not more. */
+import { once } from 'node:events'
+import t from 'tap'
+import { TunnelError } from '@tendril/common'
+import { shakeHands } from '@tendril/common/link/handshake'
+import { LinkHost } from '@tendril/common/link/host'
+import { Link } from '@tendril/common/link/link'
+import { ReplayBudget } from '@tendril/common/link/replay'
+import { Session } from '@tendril/common/mux/session'
+import { collectGarbage } from '@tendril/common/test/support/garbage'
+import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
+import { MIB, figure } from './traffic.js'
+
+const LINKS = 100
+const STREAMS = 4
+const BUDGET_BYTES = 64 * MIB
+const MIN_BYTES = MIB / 4
+/** A session puts up to two frames into a message, and a link takes the one that goes over its limit. */
+const MESSAGE_BYTES = 192 * 1024
+/** What a stream takes from its writer before `write` answers false. */
+const STREAM_BUFFER_BYTES = 128 * 1024
+const CHUNK_BYTES = 64 * 1024
+
+t.test(`${LINKS} links down with full replay buffers stay inside the documented sum`, async t => {
+  const budget = new ReplayBudget(BUDGET_BYTES)
+  const servers: Session[] = []
+  const links: Link[] = []
+  const host = new LinkHost({
+    server: 's',
+    budget,
+    limits: { replayMinBytes: MIN_BYTES },
+    onLink: link => {
+      links.push(link)
+      servers.push(new Session(link))
+    }
+  })
+  const carriers: MemoryCarrier[] = []
+  const clients: Session[] = []
+  for (let at = 0; at < LINKS; at++) {
+    const [near, far] = memoryCarriers()
+    const link = new Link()
+    clients.push(new Session(link, { onOpen: incoming => void incoming.accept() }))
+    host.accept(far, { key: 'k' })
+    await shakeHands(near, link, { name: `c${at}`, instance: Buffer.alloc(8, at), slot: 0 })
+    carriers.push(near)
+  }
+  const streams = []
+  for (const session of servers) {
+    if (session.state === 'greeting') await once(session, 'open')
+    for (let count = 0; count < STREAMS; count++) {
+      const target = { proto: 'tcp' as const, host: 'h', port: 1 }
+      streams.push(await session.dial(target, { signal: new AbortController().signal }))
+    }
+  }
+  for (const carrier of carriers) carrier.cut()
+  await new Promise(resolve => setTimeout(resolve, 50))
+  t.ok(links.every(link => link.state === 'down'))
+  await collectGarbage()
+  const before = process.memoryUsage()
+
+  // Everybody writes until told to wait, again and again, as callers do who do not know that the line is down.
+  for (let round = 0; round < 40; round++) {
+    for (const stream of streams)
+      if (!stream.writableNeedDrain) stream.write(Buffer.alloc(CHUNK_BYTES, round))
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  await collectGarbage()
+  const after = process.memoryUsage()
+
+  const kept = host.replayBytes
+  const documented = BUDGET_BYTES + LINKS * (MIN_BYTES + MESSAGE_BYTES)
+  t.ok(kept >= BUDGET_BYTES, `${Math.round(kept / MIB)} MiB kept: the budget is used up`)
+  t.ok(kept <= documented, `${Math.round(kept / MIB)} MiB of ${Math.round(documented / MIB)} MiB`)
+  const grown = after.arrayBuffers - before.arrayBuffers
+  const waiting = streams.length * (STREAM_BUFFER_BYTES + CHUNK_BYTES)
+  t.ok(grown <= documented + waiting, `grown by ${Math.round(grown / MIB)} MiB`)
+  figure(
+    t,
+    'replay / documented / buffers grown / rss grown, MiB',
+    [kept, documented, grown, after.rss - before.rss].map(bytes => Math.round(bytes / MIB)).join(' / ')
+  )
+
+  for (const stream of streams) stream.on('error', () => {})
+  for (const link of links) link.terminate(new TunnelError('CLOSED'))
+  for (const session of clients) session.close()
+  t.equal(budget.usedBytes, 0)
+  await collectGarbage()
+  const left = process.memoryUsage().arrayBuffers - before.arrayBuffers
+  t.ok(left < 4 * MIB, `${Math.round(left / MIB)} MiB left when all is over`)
+})

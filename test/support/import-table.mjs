@@ -1,0 +1,379 @@
+// Who may import whom: the table of ARCHITECTURE.md as an ESLint rule. A row gives the files it speaks of and
+// everything they may import; the first row that fits a file counts, and what is not listed is refused. Tests are
+// free: the rule runs over packages/*/src only.
+import { dirname, join, relative, resolve, sep } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = resolve(fileURLToPath(import.meta.url), '../../..')
+
+/** The words both ends share. */
+const words = [
+  'common/index',
+  'common/errors',
+  'common/dial',
+  'common/carrier',
+  'common/clock',
+  'common/message'
+]
+/** What holds bytes, lists and promises, but opens nothing. */
+const pure = ['node:buffer', 'node:events', 'node:stream', 'node:util']
+
+/**
+ * Patterns: `common/mux/credit` is a file of a package (packages/common/src/mux/credit.ts), `*` stands for one
+ * path segment, `**` for any number, anything else is a module name. `#a,b` allows only those names of a module;
+ * `type:` allows only types.
+ * @type {{ files: string[], may: string[] }[]}
+ */
+export const table = [
+  // Pure: bytes and numbers in, bytes and numbers out.
+  {
+    files: ['common/wire/**'],
+    may: ['common/wire/**', 'common/errors', 'type:common/dial', 'node:buffer', 'node:net#isIP,isIPv4,isIPv6']
+  },
+  { files: ['common/mux/credit', 'common/mux/turns'], may: ['common/mux/*', 'common/errors'] },
+  {
+    files: ['common/link/replay', 'common/link/hello'],
+    may: ['common/link/*', 'common/errors', 'common/message', 'node:buffer']
+  },
+  {
+    files: ['common/policy/**'],
+    may: [
+      'common/policy/**',
+      'common/errors',
+      'type:common/dial',
+      'ipaddr.js',
+      'node:net#isIP,isIPv4,isIPv6,BlockList,SocketAddress'
+    ]
+  },
+
+  // mux and link both know Carrier and never each other.
+  {
+    files: ['common/mux/**'],
+    may: ['common/mux/**', 'common/wire/**', 'common/linger', ...words, 'type:common/log', ...pure]
+  },
+  {
+    files: ['common/link/**'],
+    may: ['common/link/**', 'common/wire/**', ...words, 'type:common/log', ...pure, 'node:crypto']
+  },
+  {
+    files: ['common/transport/websocket'],
+    may: [...words, 'type:common/log', ...pure, 'ws']
+  },
+  {
+    files: ['common/transport/**'],
+    may: [
+      'common/transport/**',
+      ...words,
+      'common/tls',
+      'common/race',
+      'common/resolve',
+      'common/identity/peer',
+      'common/wire/authority',
+      'node:http',
+      'node:net',
+      'node:tls',
+      ...pure,
+      'ws'
+    ]
+  },
+  { files: ['common/keeper/keeper'], may: ['type:common/keeper/line', ...words, 'type:common/backoff'] },
+  {
+    files: ['common/keeper/**'],
+    may: ['common/keeper/**', 'common/link/**', 'type:common/mux/session', ...words]
+  },
+
+  {
+    files: ['common/identity/**'],
+    may: ['common/identity/**', ...words, 'type:common/log', 'node:*', 'node:*/*', 'node-forge', 'ipaddr.js']
+  },
+  {
+    files: ['common/admin/**'],
+    may: ['common/admin/**', ...words, 'common/*', 'node:*', 'fastify', 'prom-client']
+  },
+  { files: ['common/index'], may: ['common/**'] },
+  { files: ['common/serve'], may: [...words, 'common/splice', 'type:common/mux/session'] },
+  {
+    files: ['common/config/**'],
+    may: ['common/config/**', 'common/listen', ...words, 'node:*', 'node:*/*', 'yaml', 'zod']
+  },
+  { files: ['common/config'], may: ['common/config/**', ...words, 'node:*', 'node:*/*', 'yaml', 'zod'] },
+  { files: ['common/command'], may: ['common/config', 'common/log', ...words, 'commander'] },
+  { files: ['common/*'], may: ['common/*', 'node:*', 'node:*/*', 'pino', 'prom-client'] },
+
+  // The doors of the server.
+  {
+    files: ['seed-server/acceptor/**'],
+    may: ['seed-server/acceptor/**', 'common/*', 'common/identity/**', 'common/transport/**', 'node:*', 'ws']
+  },
+  {
+    files: ['seed-server/front/**'],
+    may: [
+      'seed-server/front/**',
+      'common/*',
+      'common/identity/**',
+      'common/wire/authority',
+      'node:*',
+      'node:*/*'
+    ]
+  },
+  {
+    files: ['seed-server/registry/**'],
+    may: ['seed-server/registry/**', ...words, 'common/policy/routes', 'type:common/log', ...pure]
+  },
+  { files: ['seed-server/peers/lease-api'], may: ['@kubernetes/client-node'] },
+  {
+    files: ['seed-server/peers/**'],
+    may: [
+      'seed-server/peers/**',
+      'common/*',
+      'common/keeper/**',
+      'common/link/**',
+      'common/wire/authority',
+      'node:crypto'
+    ]
+  },
+  {
+    files: ['seed-server/identity/**'],
+    may: ['seed-server/identity/**', 'common/*', 'common/identity/**', 'node:*', 'node:*/*']
+  },
+  {
+    files: ['seed-server/admin/**'],
+    may: [
+      'seed-server/admin/**',
+      'common/*',
+      'common/admin/**',
+      'type:seed-server/registry/**',
+      'type:seed-server/peers/**',
+      'seed-server/metrics',
+      'node:*',
+      'fastify',
+      'prom-client'
+    ]
+  },
+
+  // Several workers: a primary that carries no byte, and workers that are houses.
+  {
+    files: ['seed-server/workers/workers'],
+    may: [
+      'seed-server/workers/**',
+      'seed-server/front/unix',
+      'seed-server/metrics',
+      'type:seed-server/config',
+      'common/*',
+      'common/admin/**',
+      'node:*',
+      'node:*/*'
+    ]
+  },
+  {
+    files: ['seed-server/workers/worker'],
+    may: ['seed-server/workers/**', 'seed-server/server', 'seed-server/admin/readiness', 'common/*', 'node:*']
+  },
+  {
+    files: ['seed-server/workers/**'],
+    may: [
+      'seed-server/workers/**',
+      'type:seed-server/config',
+      ...words,
+      'type:common/admin/app',
+      'node:*',
+      'prom-client'
+    ]
+  },
+
+  // The client: outwards and inwards.
+  {
+    files: ['shoot-client/transport/**'],
+    may: [
+      'shoot-client/transport/**',
+      'common/*',
+      'common/identity/**',
+      'common/transport/**',
+      'common/wire/authority',
+      'node:*',
+      'node:*/*',
+      'ws'
+    ]
+  },
+  {
+    files: ['shoot-client/targets/**'],
+    may: [
+      'shoot-client/targets/**',
+      'common/*',
+      'common/policy/**',
+      'common/wire/authority',
+      'node:*',
+      'node:*/*'
+    ]
+  },
+  {
+    files: ['shoot-client/identity/**'],
+    may: ['shoot-client/identity/**', 'common/*', 'common/identity/**', 'node:*', 'node:*/*']
+  },
+  {
+    files: ['shoot-client/admin/**'],
+    may: [
+      'shoot-client/admin/**',
+      'common/*',
+      'common/admin/**',
+      'shoot-client/metrics',
+      'node:*',
+      'fastify',
+      'prom-client'
+    ]
+  },
+
+  // The houses: the only two files that may import everything; started by main (or a worker), offered by index.
+  {
+    files: ['seed-server/server'],
+    may: ['seed-server/**', 'common/**', 'node:*', 'node:*/*', 'ws', 'prom-client']
+  },
+  {
+    files: ['shoot-client/client'],
+    may: ['shoot-client/**', 'common/**', 'node:*', 'node:*/*', 'ws', 'prom-client']
+  },
+  {
+    files: ['seed-server/main', 'seed-server/cli', 'seed-server/index'],
+    may: [
+      'seed-server/*',
+      'seed-server/identity/**',
+      'seed-server/workers/**',
+      'common/*',
+      'node:*',
+      'commander',
+      'yaml'
+    ]
+  },
+  {
+    files: ['shoot-client/main', 'shoot-client/cli', 'shoot-client/index'],
+    may: ['shoot-client/*', 'common/*', 'node:*', 'commander', 'yaml']
+  },
+
+  // What is left beside them: config, metrics, egress.
+  {
+    files: ['seed-server/*'],
+    may: [
+      'seed-server/config',
+      'seed-server/peers-config',
+      'seed-server/metrics',
+      'seed-server/egress',
+      'common/*',
+      'common/config/**',
+      'common/identity/**',
+      'common/policy/**',
+      'node:*',
+      'node:*/*',
+      'prom-client',
+      'yaml',
+      'zod'
+    ]
+  },
+  {
+    files: ['shoot-client/*'],
+    may: [
+      'shoot-client/config',
+      'shoot-client/metrics',
+      'common/*',
+      'common/config/**',
+      'common/identity/role',
+      'common/policy/**',
+      'node:*',
+      'prom-client',
+      'yaml',
+      'zod'
+    ]
+  }
+]
+
+/** @type {import('eslint').Rule.RuleModule} */
+export const importTable = {
+  meta: {
+    type: 'problem',
+    schema: [],
+    messages: {
+      refused:
+        '{{from}} may not import {{to}}: see the import table (test/support/import-table.mjs, ARCHITECTURE.md).',
+      homeless: '{{from}} stands in no row of the import table (test/support/import-table.mjs): add one.',
+      outside: '{{from}} reaches into another package by a relative path: import @tendril/… instead.'
+    }
+  },
+  create(context) {
+    const from = moduleOf(relative(root, context.filename))
+    if (!from) return {}
+    const row = table.find(({ files }) => files.some(pattern => matches(pattern, from)))
+
+    const check = (node, specifier, names, typeOnly) => {
+      if (!row) return context.report({ node, messageId: 'homeless', data: { from } })
+      const to = targetOf(specifier, context.filename)
+      if (!to) return context.report({ node, messageId: 'outside', data: { from } })
+      if (!row.may.some(entry => allows(entry, to, names, typeOnly))) {
+        context.report({ node, messageId: 'refused', data: { from, to } })
+      }
+    }
+
+    return {
+      ImportDeclaration(node) {
+        const typeOnly =
+          node.importKind === 'type' ||
+          (node.specifiers.length > 0 && node.specifiers.every(one => one.importKind === 'type'))
+        check(
+          node,
+          node.source.value,
+          node.specifiers.map(one => one.imported?.name),
+          typeOnly
+        )
+      },
+      ExportNamedDeclaration(node) {
+        if (node.source)
+          check(
+            node,
+            node.source.value,
+            node.specifiers.map(one => one.local.name),
+            node.exportKind === 'type'
+          )
+      },
+      ExportAllDeclaration(node) {
+        check(node, node.source.value, [undefined], node.exportKind === 'type')
+      },
+      ImportExpression(node) {
+        if (node.source.type === 'Literal') check(node, node.source.value, [undefined], false)
+      },
+      TSImportType(node) {
+        check(node, node.source?.value ?? node.argument.literal.value, [], true)
+      }
+    }
+  }
+}
+
+/** packages/common/src/mux/credit.ts → common/mux/credit. Undefined for files outside of packages/x/src. */
+function moduleOf(path) {
+  const [packages, name, src, ...rest] = path.split(sep)
+  if (packages !== 'packages' || src !== 'src') return undefined
+  return [name, ...rest].join('/').replace(/\.[jt]s$/, '')
+}
+
+/** The name of what is imported, as the table writes it. Undefined when a relative path leaves the package. */
+function targetOf(specifier, filename) {
+  if (specifier.startsWith('@tendril/')) {
+    const [, name, ...rest] = specifier.split('/')
+    return [name, ...(rest.length > 0 ? rest : ['index'])].join('/')
+  }
+  if (!specifier.startsWith('.')) return specifier
+  const here = relative(root, filename)
+  const there = moduleOf(join(dirname(here), specifier))
+  return there?.split('/')[0] === moduleOf(here)?.split('/')[0] ? there : undefined
+}
+
+function allows(entry, to, names, typeOnly) {
+  if (entry.startsWith('type:')) return typeOnly && matches(entry.slice('type:'.length), to)
+  const [pattern, only] = entry.split('#')
+  if (!matches(pattern, to)) return false
+  return only === undefined || typeOnly || names.every(name => only.split(',').includes(name))
+}
+
+function matches(pattern, name) {
+  const source = pattern
+    .replace(/[.+?^${}()|[\]\\]/g, '\\$&')
+    .replace(/\*+/g, stars => (stars === '**' ? '.*' : '[^/]*'))
+  return new RegExp(`^${source}$`).test(name)
+}
