@@ -180,17 +180,17 @@ function choose(all: readonly Contender[]): {
   const only =
     options.only?.split(',').filter(Boolean) ??
     (options.smoke ? [...SMOKE.contenders, ...SMOKE.workloads] : [])
+  const names = [...all, ...workloads].map(({ name }) => name)
   for (const word of only) {
-    if (![...all, ...workloads].some(({ name }) => name.startsWith(word))) {
-      throw new Error(
-        `--only ${word}: no such workload or contender. There are: ${[...all, ...workloads].map(({ name }) => name).join(', ')}`
-      )
+    if (!names.some(name => name.startsWith(word))) {
+      throw new Error(`--only ${word}: no such workload or contender. There are: ${names.join(', ')}`)
     }
   }
+  // A whole name means no other that begins with it.
+  const means = (word: string, name: string): boolean =>
+    names.includes(word) ? name === word : name.startsWith(word)
   const pick = <T extends { name: string }>(list: readonly T[]): readonly T[] => {
-    const picked = list.filter(({ name }) =>
-      only.some(word => (options.smoke ? name === word : name.startsWith(word)))
-    )
+    const picked = list.filter(({ name }) => only.some(word => means(word, name)))
     return picked.length > 0 ? picked : list
   }
   return { contenders: pick(all), workloads: pick(workloads) }
