@@ -69,7 +69,7 @@ export const linkSection = section(
     }).prefault('60s'),
     pingInterval: duration({
       about:
-        'Silence after which the other side is asked for a sign of life. Also what keeps NATs and load balancers from forgetting the connection.',
+        'Silence after which the other side is asked for a sign of life; up to a fifth of it sooner. Also what keeps NATs and load balancers from forgetting the connection.',
       min: '50ms',
       max: '5m'
     }).prefault('5s'),

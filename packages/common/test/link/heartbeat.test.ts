@@ -2,18 +2,20 @@ import t from 'tap'
 import { Heartbeat } from '../../src/link/heartbeat.js'
 import { FakeClock } from '../support/fake-clock.js'
 
-function patient(limits = { pingIntervalMs: 5_000, deadAfterMs: 10_000 }) {
+/** `random` 0: no ping comes early. */
+function patient(limits = { pingIntervalMs: 5_000, deadAfterMs: 10_000 }, random = () => 0) {
   const clock = new FakeClock()
   const state = { bytes: 0, pings: [] as number[], deadMs: undefined as number | undefined }
-  const heartbeat = new Heartbeat(clock, limits, {
+  const heart = {
     bytesReceived: () => state.bytes,
-    ping: id => state.pings.push(id),
-    dead: silentMs => {
+    ping: (id: number) => state.pings.push(id),
+    dead: (silentMs: number) => {
       state.deadMs = silentMs
       // What a link does with a carrier that is given up.
       heartbeat.stop()
     }
-  })
+  }
+  const heartbeat = new Heartbeat(clock, limits, heart, random)
   return { clock, state, heartbeat }
 }
 
@@ -104,6 +106,52 @@ t.test('who has asked and waits does not ask again', async t => {
 
   t.same(state.pings, [1])
   heartbeat.stop()
+})
+
+t.test('a ping comes up to a fifth of the interval early, by chance', async t => {
+  const { clock, state, heartbeat } = patient(undefined, () => 0.5)
+
+  clock.tick(4_499)
+  t.same(state.pings, [])
+  clock.tick(1)
+  t.same(state.pings, [1])
+  heartbeat.stop()
+})
+
+t.test('two sides that began together soon ask in turns, and both know the round trip', async t => {
+  const clock = new FakeClock()
+  const bytes = [0, 0]
+  let pings = 0
+  let steps = 0
+  // The golden ratio: evenly spread, never twice the same.
+  const random = (): number => (steps += 0.618) % 1
+  const arrive = (at: number, then: () => void): void => {
+    clock.after(20, () => {
+      bytes[at]! += 9
+      sides[at]!.listen()
+      then()
+    })
+  }
+  const sides = [0, 1].map(me => {
+    const heart = {
+      bytesReceived: () => bytes[me]!,
+      ping: (id: number) => {
+        pings++
+        arrive(1 - me, () => arrive(me, () => sides[me]!.pong(id)))
+      },
+      dead: () => t.fail('somebody was given up')
+    }
+    return new Heartbeat(clock, { pingIntervalMs: 5_000, deadAfterMs: 10_000 }, heart, random)
+  })
+  for (const side of sides) side.ping()
+
+  clock.tick(600_000)
+
+  t.ok(pings > 120 && pings < 160, `${pings} pings in 600 s; two that ask together make 240`)
+  for (const side of sides) {
+    t.equal(side.roundTripMs, 40)
+    side.stop()
+  }
 })
 
 t.test('a stopped heartbeat leaves no timer; stopping twice is fine', async t => {
