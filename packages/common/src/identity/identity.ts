@@ -9,7 +9,8 @@ import type { ErrorCode } from '../errors.js'
 import { parseRole } from './role.js'
 import type { Role } from './role.js'
 
-export type Identity = {
+/** Shared by all connections that show the same certificate. */
+export type Identity = Readonly<{
   /** From our URI; undefined for certificates that our PKI did not make. */
   role: Role | undefined
   /** Of a `caller`. */
@@ -18,12 +19,12 @@ export type Identity = {
   cluster?: string
   /** Undefined when the subject has none, or more than one. */
   commonName?: string
-  dnsNames: string[]
-  uris: string[]
+  dnsNames: readonly string[]
+  uris: readonly string[]
   /** Upper-case hex pairs, colons between. */
   fingerprint256: string
   notAfter: Date
-}
+}>
 
 const ALT_NAME = /([^:,"]+):((?:"(?:[^"\\]|\\.)*"|[^",])*)(?:, |$)/y
 const LABEL_LIMIT = 64

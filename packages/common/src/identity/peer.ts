@@ -10,6 +10,7 @@ import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { TunnelError } from '../errors.js'
 import { describe, describeIssuer, formatMoment, quote, readIdentity } from './identity.js'
 import type { Identity } from './identity.js'
+import { KnownCertificates } from './known.js'
 
 export { readIdentity } from './identity.js'
 export type { Identity } from './identity.js'
@@ -32,6 +33,8 @@ export type ClusterIdentities = {
 // RFC 5280 §4.2.1.12: id-kp-clientAuth.
 const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2'
 
+const known = new KnownCertificates()
+
 /**
  * The verified identity behind a server's TLS socket. Throws `NOT_IDENTIFIED` (or the code asked for) with a
  * sentence that a stranger can act upon. Two things are asked beyond `socket.authorized`: a certificate must be
@@ -42,9 +45,18 @@ export function verifyPeer(socket: TLSSocket, options: VerifyOptions = {}): Iden
   const { code = 'NOT_IDENTIFIED', authorities, now = new Date() } = options
   const certificate = socket.getPeerX509Certificate()
   if (certificate === undefined) throw new TunnelError(code, 'no client certificate was presented')
-  const reason = refusalByDate(certificate, now) ?? refusalByTls(socket, certificate, authorities)
+  const facts = known.get(certificate)
+  if (facts && socket.authorized === true && now >= facts.notBefore && now <= facts.notAfter)
+    return facts.identity
+
+  const notBefore = new Date(certificate.validFrom)
+  const notAfter = new Date(certificate.validTo)
+  const reason =
+    refusalByDate(certificate, notBefore, notAfter, now) ?? refusalByTls(socket, certificate, authorities)
   if (reason !== undefined) throw new TunnelError(code, reason)
-  return readIdentity(certificate, code)
+  const identity = readIdentity(certificate, code)
+  known.add({ identity, notBefore, notAfter })
+  return identity
 }
 
 /**
@@ -125,9 +137,12 @@ export function checkServerIdentity(host: string, peer: PeerCertificate): Error 
 }
 
 // Written so that a date that cannot be read (NaN) refuses.
-function refusalByDate(certificate: X509Certificate, now: Date): string | undefined {
-  const notBefore = new Date(certificate.validFrom)
-  const notAfter = new Date(certificate.validTo)
+function refusalByDate(
+  certificate: X509Certificate,
+  notBefore: Date,
+  notAfter: Date,
+  now: Date
+): string | undefined {
   if (!(now <= notAfter))
     return `certificate of ${describe(certificate)} expired on ${formatMoment(notAfter)}`
   if (!(now >= notBefore)) {

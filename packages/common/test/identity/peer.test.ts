@@ -216,6 +216,26 @@ t.test('validity is judged to the second on both sides', async t => {
   t.throws(at(leaf.validTo, 1), { message: /expired/ })
 })
 
+t.test('what a certificate says is read once, whether it is believed is asked every time', async t => {
+  const leaf = new X509Certificate(ours.issue({ commonName: 'again' }).cert)
+  const shown = (authorized: boolean, now = new Date()): Identity => {
+    const socket = {
+      authorized,
+      authorizationError: 'CERT_SIGNATURE_FAILURE',
+      getPeerX509Certificate: () => leaf
+    }
+    return verifyPeer(socket as unknown as tls.TLSSocket, { now })
+  }
+
+  t.throws(() => shown(false), { code: 'NOT_IDENTIFIED' })
+  const first = shown(true)
+  t.equal(shown(true), first)
+  t.throws(() => shown(false), { code: 'NOT_IDENTIFIED' })
+  t.throws(() => shown(true, new Date(first.notAfter.getTime() + 1)), { message: /expired/ })
+  t.throws(() => shown(true, new Date(0)), { message: /not valid before/ })
+  t.equal(shown(true), first)
+})
+
 function identity(claims: Partial<Identity>): Identity {
   return { role: undefined, dnsNames: [], uris: [], fingerprint256: 'AA:BB', notAfter: new Date(), ...claims }
 }

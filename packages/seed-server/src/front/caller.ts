@@ -164,6 +164,8 @@ export class Caller {
   readonly #socketOnEnd = (): void => this.#leave('the caller closed its side before the answer')
 
   #leave(why: string): void {
+    // Nobody asks any more: every tunnel ends by this way.
+    if (this.#joined) return
     this.#left.abort(new TunnelError('DIAL_CANCELLED', why))
   }
 
