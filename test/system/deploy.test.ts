@@ -3,7 +3,7 @@
  * test.
  */
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createMetrics } from '@tendril/common/metrics'
@@ -46,9 +46,11 @@ t.test('the image is built on one pinned base, as nobody, from what is there', a
   for (const target of TARGETS) {
     t.equal(textsOf(file, target, 'USER').at(-1), '65532:65532', `${target} is nobody`)
     t.equal(textsOf(file, target, 'RUN').length, 0, `${target} only copies`)
-    const [node, script = ''] = JSON.parse(textsOf(file, target, 'ENTRYPOINT').at(-1)!) as string[]
-    t.equal(node, 'node')
-    t.ok(existsSync(join(ROOT_PATH, script.replace('/app/', ''))), `${script} is in the checkout`)
+    const command = JSON.parse(textsOf(file, target, 'ENTRYPOINT').at(-1)!) as string[]
+    const script = join(ROOT_PATH, command.pop()!.replace('/app/', ''))
+    t.ok(existsSync(script), `${script} is in the checkout`)
+    const [itself] = readFileSync(script, 'utf8').split('\n', 1)
+    t.equal(`#!/usr/bin/env -S ${command.join(' ')}`, itself, 'runs as the installed command does')
     t.equal(layersOf(file, target)[0]?.name, 'runtime')
   }
 })

@@ -1,6 +1,7 @@
 /**
  * Tells V8 what kind of process this is: a small heap of objects with large buffers passing through. Left alone it
- * counts the buffers as growth of the small heap and marks all of it again every few MiB of traffic.
+ * counts the buffers as growth of the small heap and marks all of it again every few MiB of traffic. How much is given to
+ * young objects can only be said before V8 starts: on the first line of each program in bin/.
  */
 import { setFlagsFromString } from 'node:v8'
 

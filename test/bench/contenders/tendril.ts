@@ -2,7 +2,7 @@
  * Tendril as an operator runs it: seed-server and shoot-client as two processes with their default configuration,
  * the caller at a front over mTLS or over a Unix socket.
  */
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
@@ -111,6 +111,7 @@ function start(
   const command = join(PACKAGES, name, 'bin', `${name}.js`)
   return processes.program(name, [
     process.execPath,
+    ...flagsOf(command),
     ...nodeFlags,
     ...SETTLE_FLAGS,
     command,
@@ -118,6 +119,12 @@ function start(
     '--config',
     file
   ])
+}
+
+/** What the installed command gives Node by itself: the words of its first line behind `#!/usr/bin/env -S node`. */
+function flagsOf(command: string): string[] {
+  const [first = ''] = readFileSync(command, 'utf8').split('\n', 1)
+  return first.split(' ').slice(3)
 }
 
 /**
