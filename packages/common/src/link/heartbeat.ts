@@ -103,7 +103,7 @@ export class Heartbeat {
     const silentMs = this.#clock.now() - this.#heardAtMs
     if (!this.#asked) {
       const tickMs = pingIntervalMs / TICKS
-      const askAtMs = this.#heardAtMs + pingIntervalMs * (1 - EARLY_PART * this.#random())
+      const askAtMs = this.#heardAtMs + pingIntervalMs * (1 - (EARLY_PART - 1 / TICKS) * this.#random())
       this.#askAfterMs = Math.floor(askAtMs / tickMs) * tickMs - this.#heardAtMs
     }
     const nextMs = (this.#asked ? deadAfterMs : Math.min(this.#askAfterMs, deadAfterMs)) - silentMs
