@@ -2,10 +2,10 @@
  * deploy/, as far as it can be judged without helm, a cluster or a container engine: the rest is in the end-to-end
  * test.
  */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { createMetrics } from '@tendril/common/metrics'
 import { seedSchema } from '@tendril/seed-server/config'
 import { createServerMetrics, createWorkersMetrics } from '@tendril/seed-server/metrics'
@@ -54,6 +54,18 @@ t.test('the image is built on one pinned base, as nobody, from what is there', a
     t.equal(layersOf(file, target)[0]?.name, 'runtime')
   }
 })
+
+for (const program of TARGETS) {
+  t.test(`the command ${program} runs by its own first line`, async t => {
+    const path = [dirname(process.execPath), process.env['PATH']].join(delimiter)
+    const command = join(ROOT_PATH, 'packages', program, 'bin', `${program}.js`)
+
+    const { stdout, status } = spawnSync(command, ['--version'], { env: { PATH: path }, encoding: 'utf8' })
+
+    t.match(stdout, /^\d+\.\d+\.\d+/)
+    t.equal(status, 0)
+  })
+}
 
 t.test('nothing secret, and nothing made here, gets into the build', async t => {
   const lets = await readContext()

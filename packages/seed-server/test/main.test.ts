@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { delimiter, dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
@@ -34,16 +34,6 @@ function start(t: Test, config: string, ...flags: string[]) {
   const exit = once(child, 'close').then(([code]) => code as number | null)
   return { child, exit, errors: text(child.stderr) }
 }
-
-t.test('the command runs by its own first line', async t => {
-  const path = [dirname(process.execPath), process.env['PATH']].join(delimiter)
-  const child = spawn(BIN, ['--version'], { env: { PATH: path }, stdio: ['ignore', 'pipe', 'inherit'] })
-
-  const [said, [code]] = await Promise.all([text(child.stdout), once(child, 'close')])
-
-  t.match(said, /^\d+\.\d+\.\d+/)
-  t.equal(code, 0)
-})
 
 t.test('run serves until SIGTERM and then ends with 0', async t => {
   const { child, exit, errors } = start(t, await configFile(t))
