@@ -67,12 +67,21 @@ export class LinkHost<P extends LinkPeer> {
 
   /** Answers the handshake that the peer begins on a fresh carrier. */
   accept(carrier: Carrier, peer: P): void {
+    let refused = false
     const timer = this.#clock.after(HANDSHAKE_TIMEOUT_MS, () => {
       carrier.close('PROTOCOL_ERROR', `no link HELLO within ${HANDSHAKE_TIMEOUT_MS} ms`)
     })
     const onMessage = (message: Buffer): void => {
       try {
-        if (!this.#answer(carrier, peer, decodeHello(message))) return
+        const refusal = this.#answer(carrier, peer, decodeHello(message))
+        if (refusal) {
+          // One REFUSE for each carrier: after it the client asks for a new link, or is not heard any more.
+          if (refused) throw refusal
+          refused = true
+          this.#options.onRefuse?.(refusal, peer)
+          carrier.send(encodeRefuse({ code: refusal.code, text: refusal.detail ?? '' }))
+          return
+        }
         done()
       } catch (error) {
         const broken = TunnelError.from(error)
@@ -90,17 +99,11 @@ export class LinkHost<P extends LinkPeer> {
     carrier.on('close', done)
   }
 
-  /** True when a link goes on over the carrier; false when the client may ask again. */
-  #answer(carrier: Carrier, peer: P, hello: LinkHello): boolean {
-    if (!hello.resume) {
-      this.#open(carrier, peer, hello)
-      return true
-    }
-    const refusal = this.#resume(carrier, peer, hello, hello.resume)
-    if (!refusal) return true
-    this.#options.onRefuse?.(refusal, peer)
-    carrier.send(encodeRefuse({ code: refusal.code, text: refusal.detail ?? '' }))
-    return false
+  /** Undefined when a link goes on over the carrier; otherwise why a resume is refused. */
+  #answer(carrier: Carrier, peer: P, hello: LinkHello): TunnelError | undefined {
+    if (hello.resume) return this.#resume(carrier, peer, hello, hello.resume)
+    this.#open(carrier, peer, hello)
+    return undefined
   }
 
   #open(carrier: Carrier, peer: P, hello: LinkHello): void {

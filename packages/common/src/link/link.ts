@@ -28,9 +28,16 @@ export type LinkLimits = ReplayLimits &
 
 export const linkDefaults: LinkLimits = { ...replayDefaults, ...heartbeatDefaults, resumeWindowMs: 60_000 }
 
-/** Received messages are acknowledged at the latest after this many bytes, or after a while. */
-const ACK_BYTES = 2 << 20
+/**
+ * Received messages are acknowledged after a quarter of what the peer keeps for replay, or after a while. That quarter
+ * is the peer's number: from above it bounds what it must keep, from below how many answers its messages cause.
+ */
+const ACK_MOST_BYTES = 2 << 20
+const ACK_LEAST_BYTES = 16 << 10
 const ACK_AFTER_MS = 250
+
+/** At most one announcement in this time is passed on: each may be 64 KiB of JSON. The newest one says all. */
+const NOTE_EVERY_MS = 250
 
 export type LinkState = 'down' | 'up' | 'closed'
 
@@ -70,15 +77,20 @@ export class Link extends EventEmitter implements Carrier {
   #attached = 0
   #downSinceMs: number
   #note: string | undefined
+  /** The peer's newest announcement, while the one before it is too recent to pass on another. */
+  #noteReceived: string | undefined
+  #noteTimer: Timer | undefined
 
   #received = 0
   #bytesReceivedBefore = 0
   #unackedBytes = 0
-  #ackEveryBytes = ACK_BYTES
+  #ackEveryBytes = ACK_MOST_BYTES
   /** Messages that the next carrier will bring again although we have them. */
   #skip = 0
   /** The carrier said "wait for drain". */
   #carrierFull = false
+  /** Link messages that wait for that drain, by type: a newer one of the same type takes the older one's place. */
+  readonly #waiting = new Map<number, Buffer>()
   /** We said so to the session. */
   #blocked = false
 
@@ -182,7 +194,8 @@ export class Link extends EventEmitter implements Carrier {
     this.#resumeTimer?.cancel()
     this.#skip = skip
     this.#replay.acknowledge(resume.peerReceived)
-    this.#ackEveryBytes = Math.min(ACK_BYTES, Math.floor(resume.peerReplayLimitBytes / 4))
+    const quarterBytes = Math.floor(resume.peerReplayLimitBytes / 4)
+    this.#ackEveryBytes = Math.max(ACK_LEAST_BYTES, Math.min(ACK_MOST_BYTES, quarterBytes))
     this.#unackedBytes = 0
     this.#carrier = carrier
     const replay = this.#replay.unacknowledged()
@@ -207,7 +220,7 @@ export class Link extends EventEmitter implements Carrier {
     )
     this.#heartbeat = new Heartbeat(this.#clock, this.#limits, {
       bytesReceived: () => carrier.bytesReceived,
-      ping: id => void carrier.send(encodeNumber(linkType.PING, id)),
+      ping: id => this.#sendOwn(encodeNumber(linkType.PING, id)),
       dead: silentMs => {
         carrier.terminate(new TunnelError('LINK_LOST', `nothing heard for ${Math.round(silentMs)} ms`))
       }
@@ -220,7 +233,7 @@ export class Link extends EventEmitter implements Carrier {
     }
     this.#attached++
     this.#state = 'up'
-    if (this.#note !== undefined) carrier.send(encodeNote(this.#note))
+    if (this.#note !== undefined) this.#sendOwn(encodeNote(this.#note))
     // It does not know that these have arrived; at its replay limit it sends nothing that would be acknowledged.
     if (skip > 0) this.#acknowledge()
     for (const message of replay) this.#carrierFull = !sendKept(carrier, message)
@@ -242,19 +255,38 @@ export class Link extends EventEmitter implements Carrier {
   /** Tells the other side something beside the session. The last note is told again on every new carrier. */
   tell(note: string): void {
     this.#note = note
-    this.#carrier?.send(encodeNote(note))
+    this.#sendOwn(encodeNote(note))
+  }
+
+  /**
+   * Sends a message of the link's own: at once, or when a full carrier has drained. Each says all that an older one of
+   * its type said, so at most one of each waits, however many a peer asks for and does not read.
+   */
+  #sendOwn(message: Buffer): void {
+    if (this.#carrierFull) this.#waiting.set(message[0] as number, message)
+    else if (this.#carrier?.send(message) === false) this.#carrierFull = true
   }
 
   #carrierOnDrain(): void {
     this.#carrierFull = false
+    for (const [type, message] of this.#waiting) {
+      if (this.#carrierFull) return
+      this.#waiting.delete(type)
+      this.#sendOwn(message)
+    }
     this.#resumeSending()
   }
 
   #carrierOnMessage(message: Buffer): void {
     this.#heartbeat?.listen()
-    if (!isLinkMessage(message)) return this.#onSessionMessage(message)
+    if (isLinkMessage(message)) this.#orBreak(() => this.#onLinkMessage(message))
+    else this.#onSessionMessage(message)
+  }
+
+  /** What breaks a rule ends the link, on both sides. */
+  #orBreak(act: () => void): void {
     try {
-      this.#onLinkMessage(message)
+      act()
     } catch (error) {
       const broken = TunnelError.from(error)
       this.close(broken.code, broken.detail)
@@ -277,14 +309,14 @@ export class Link extends EventEmitter implements Carrier {
     this.#ackTimer?.cancel()
     this.#ackTimer = undefined
     this.#unackedBytes = 0
-    this.#carrier?.send(encodeNumber(linkType.ACK, this.#received))
+    this.#sendOwn(encodeNumber(linkType.ACK, this.#received))
   }
 
   #onLinkMessage(message: Buffer): void {
     const type = message[0] as number
-    if (type === linkType.PING) this.#carrier?.send(encodeNumber(linkType.PONG, decodeNumber(message)))
+    if (type === linkType.PING) this.#sendOwn(encodeNumber(linkType.PONG, decodeNumber(message)))
     else if (type === linkType.PONG) this.#heartbeat?.pong(decodeNumber(message))
-    else if (type === linkType.NOTE) this.emit('note', decodeNote(message))
+    else if (type === linkType.NOTE) this.#onNote(decodeNote(message))
     else if (type === linkType.ACK) {
       this.#replay.acknowledge(decodeNumber(message))
       this.#resumeSending()
@@ -292,6 +324,21 @@ export class Link extends EventEmitter implements Carrier {
       throw new TunnelError('PROTOCOL_ERROR', `link message ${type} comes once, first`)
     }
     // Later versions may say more; what this one does not know is not for it.
+  }
+
+  /** The first is passed on at once; of those that follow soon after it, the last one, when the time is over. */
+  #onNote(text: string): void {
+    if (this.#noteTimer) {
+      this.#noteReceived = text
+      return
+    }
+    this.#noteTimer = this.#clock.after(NOTE_EVERY_MS, () => {
+      this.#noteTimer = undefined
+      const newest = this.#noteReceived
+      this.#noteReceived = undefined
+      if (newest !== undefined) this.#orBreak(() => this.#onNote(newest))
+    })
+    this.emit('note', text)
   }
 
   /** After an acknowledgement, a drain, or a new carrier: the session may go on if nothing else holds it up. */
@@ -316,6 +363,7 @@ export class Link extends EventEmitter implements Carrier {
     const carrier = this.#carrier
     this.#carrier = undefined
     this.#carrierFull = false
+    this.#waiting.clear()
     this.#bytesReceivedBefore += carrier?.bytesReceived ?? 0
     this.#heartbeat?.stop()
     this.#heartbeat = undefined
@@ -328,6 +376,7 @@ export class Link extends EventEmitter implements Carrier {
     if (this.#state === 'closed') return
     this.#state = 'closed'
     this.#resumeTimer?.cancel()
+    this.#noteTimer?.cancel()
     this.#replay.clear()
     this.emit('close', error)
   }

@@ -149,6 +149,21 @@ t.test('after a refusal the same carrier may ask for a new link', async t => {
   t.equal(host.size, 1)
 })
 
+t.test('one REFUSE is sent over a carrier; whoever asks for another is shown out', async t => {
+  const { say, host, clock, refused } = hosting()
+  const unknown = hello({ resume: { id: Buffer.alloc(16), received: 0 } })
+  const carrier = say(unknown)
+
+  for (let count = 0; count < 1_000; count++) carrier.receive(unknown)
+
+  t.equal(carrier.sent.length, 1)
+  t.match(carrier.ended, { by: 'close', error: { code: 'RESUME_REFUSED' } })
+  t.same(refused, ['RESUME_REFUSED', 'RESUME_REFUSED'], 'and a log line for each that was answered')
+  t.equal(host.size, 0)
+  t.equal(clock.pending, 0)
+  t.equal(carrier.listenerCount('message') + carrier.listenerCount('close'), 0)
+})
+
 t.test('counts that do not fit end the link with a reason on both sides', async t => {
   const { ends, open, say, host } = hosting()
   const first = open()

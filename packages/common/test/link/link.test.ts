@@ -177,9 +177,9 @@ t.test('a thousand carriers leave no listener on the link and one timer', async 
 
 t.test('messages are acknowledged after a quarter of the peer’s limit, or after 250 ms', async t => {
   const { link, clock } = linkUp({ up: false })
-  const carrier = attach(link, { peerReplayLimitBytes: 400 })
+  const carrier = attach(link, { peerReplayLimitBytes: 400_000 })
 
-  carrier.receive(Buffer.alloc(99))
+  carrier.receive(Buffer.alloc(99_999))
   t.same(acksOf(carrier), [])
   carrier.receive(Buffer.alloc(1))
   t.same(acksOf(carrier), [2])
@@ -191,6 +191,21 @@ t.test('messages are acknowledged after a quarter of the peer’s limit, or afte
   clock.tick(1_000)
   t.same(acksOf(carrier), [2, 3], 'nothing came, nothing is said')
 })
+
+for (const peerReplayLimitBytes of [0, 1, 64 << 10]) {
+  t.test(`a peer that keeps ${peerReplayLimitBytes} bytes draws no answer for every message`, async t => {
+    const { link, clock } = linkUp({ up: false })
+    const carrier = attach(link, { peerReplayLimitBytes })
+
+    for (let count = 0; count < (16 << 10) - 1; count++) carrier.receive(Buffer.alloc(1))
+    t.same(acksOf(carrier), [])
+    carrier.receive(Buffer.alloc(1))
+    t.same(acksOf(carrier), [16 << 10])
+    carrier.receive(Buffer.alloc(1))
+    clock.tick(250)
+    t.same(acksOf(carrier), [16 << 10, (16 << 10) + 1], 'its sender waits 250 ms at most')
+  })
+}
 
 t.test('however large the peer’s limit, 2 MiB are acknowledged', async t => {
   const { link } = linkUp({ up: false })
@@ -415,6 +430,83 @@ t.test('the last note is told on every carrier, before anything else', async t =
 
   t.same(second.linkMessages(linkType.NOTE), [encodeNote('latest')])
   t.equal(link.received, 0)
+})
+
+t.test('who asks and does not read makes nothing wait but the newest answer of each kind', async t => {
+  const { link, carrier, events } = linkUp()
+  const before = carrier.sent.length
+  carrier.full = true
+  link.tell('first')
+  const full = carrier.sent.length
+
+  for (let number = 1; number <= 1_000; number++) carrier.receive(encodeNumber(linkType.PING, number))
+  for (let count = 0; count < 100; count++) carrier.receive(Buffer.alloc(2 << 20))
+  for (let count = 0; count < 100; count++) link.tell(`note ${count}`)
+  for (let count = 0; count < 100; count++) link.probe()
+
+  t.equal(full, before + 1)
+  t.equal(carrier.sent.length, full, 'nothing goes to a carrier that is full')
+  carrier.drain()
+  t.same(carrier.linkMessages(linkType.PONG).map(decodeNumber), [1_000])
+  t.same(acksOf(carrier), [100])
+  t.equal(String(carrier.linkMessages(linkType.NOTE).at(-1)?.subarray(1)), 'note 99')
+  t.equal(carrier.sent.length, full + 4, 'PONG, ACK, NOTE and PING once each')
+  t.same(events, ['up'], 'nobody above was waiting')
+})
+
+t.test('a drain that only one answer fits into leaves the others to the next', async t => {
+  const { carrier } = linkUp()
+  carrier.full = true
+  carrier.receive(encodeNumber(linkType.PING, 1))
+  carrier.receive(encodeNumber(linkType.PING, 2))
+  carrier.receive(Buffer.alloc(2 << 20))
+
+  carrier.emit('drain')
+  t.same(carrier.linkMessages(linkType.PONG).map(decodeNumber), [1, 2])
+  t.same(acksOf(carrier), [])
+  carrier.drain()
+
+  t.same(acksOf(carrier), [1])
+})
+
+t.test('answers that wait are not for the next carrier', async t => {
+  const { link, carrier } = linkUp()
+  carrier.full = true
+  carrier.receive(encodeNumber(linkType.PING, 1))
+  carrier.receive(encodeNumber(linkType.PING, 2))
+  carrier.lose()
+
+  const next = attach(link)
+  next.drain()
+
+  t.same(next.linkMessages(linkType.PONG), [])
+})
+
+t.test('of many notes the first is heard at once and the last a moment later', async t => {
+  const { carrier, events, clock } = linkUp()
+
+  for (let count = 0; count < 1_000; count++) carrier.receive(encodeNote(`n${count}`))
+  t.same(events, ['up', 'note n0'])
+  clock.tick(250)
+  t.same(events, ['up', 'note n0', 'note n999'])
+  clock.tick(1_000)
+  carrier.receive(encodeNote('later'))
+
+  t.same(events, ['up', 'note n0', 'note n999', 'note later'])
+})
+
+t.test('a note held back that its listener refuses ends the link, not the process', async t => {
+  const { link, carrier, clock } = linkUp()
+  link.on('note', text => {
+    if (text === 'bad') throw new TunnelError('PROTOCOL_ERROR', 'a note is JSON')
+  })
+
+  carrier.receive(encodeNote('good'))
+  carrier.receive(encodeNote('bad'))
+  clock.tick(250)
+
+  t.match(carrier.ended, { by: 'close', error: { code: 'PROTOCOL_ERROR', detail: 'a note is JSON' } })
+  t.equal(clock.pending, 0)
 })
 
 t.test('notes are heard and not counted', async t => {
