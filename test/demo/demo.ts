@@ -108,6 +108,7 @@ fronts:
   - name: kube-apiserver
     listen: 127.0.0.1:${frontPort}
     tls: { cert: pki/server.crt, key: pki/server.key, clientCa: pki/ca.crt }
+    callers: [kube-apiserver]
     cluster: ${CLUSTER}
 clusters: [{ name: ${CLUSTER} }]
 admin: { listen: 127.0.0.1:${serverAdminPort} }

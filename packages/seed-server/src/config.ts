@@ -16,6 +16,7 @@ import {
   yesNo
 } from '@tendril/common/config/fields'
 import { adminSection, linkSection, logSection, sessionSection } from '@tendril/common/config/sections'
+import { foldDnsName } from '@tendril/common/identity/dns-name'
 import { isName, NAME_RULE } from '@tendril/common/identity/role'
 import { formatListen, isLoopback } from '@tendril/common/listen'
 import { ROUTE_FORM, readRoute } from '@tendril/common/policy/routes'
@@ -98,7 +99,7 @@ const front = section('', {
     expected: NAME_RULE
   }).optional(),
   callers: list(
-    'Names in certificates that may call here: common name, DNS name, or NAME of a `tendril://caller/NAME`. Without it: everybody whose certificate comes from `clientCa`.',
+    'Names in certificates that may call here: common name, DNS name, or NAME of a `tendril://caller/NAME`. Without it: everybody whose certificate comes from `clientCa`; and if an authority there is one of `tunnel.tls.clientCa`, too, only certificates with `tendril://caller/NAME`. Never: certificates of clients and servers (`clusters[].identities`, `peers.identities`, `tendril://client/NAME`, `tendril://server`).',
     text(),
     { min: 1 }
   ).optional(),
@@ -190,7 +191,7 @@ export const seedSchema = section('', {
   twins(clusters).forEach(at => complain(['clusters', at, 'name'], 'another cluster has this name already'))
   const serverNames = config.clusters.flatMap(({ serverNames }, cluster) =>
     serverNames.map((name, at) => ({
-      name: name.toLowerCase(),
+      name: foldDnsName(name),
       path: ['clusters', cluster, 'serverNames', at]
     }))
   )
@@ -205,6 +206,11 @@ export const seedSchema = section('', {
     for (const { path, message } of frontProblems(front, clusters, serverNames.length > 0)) {
       complain(['fronts', at, ...path], message)
     }
+    front.callers?.forEach((name, index) => {
+      const owner = holderOf(name, config)
+      if (owner === undefined) return
+      complain(['fronts', at, 'callers', index], `${name} is one of ${owner}, and these are never callers`)
+    })
   })
 
   const listeners = [
@@ -260,6 +266,18 @@ function frontProblems(front: FrontConfig, clusters: string[], namesSelect: bool
     })
   }
   return problems
+}
+
+/** The list of identities that a caller's name is in: where whoever has it connects at the tunnel. */
+function holderOf(name: string, { clusters, peers }: SeedConfig): string | undefined {
+  const lists = [
+    ...clusters.map(({ name, identities }) => ({ where: `the identities of cluster ${name}`, identities })),
+    ...(peers ? [{ where: 'peers.identities', identities: peers.identities }] : [])
+  ]
+  return lists.find(
+    ({ identities: { commonNames, dnsNames } }) =>
+      commonNames.includes(name) || dnsNames.some(dnsName => foldDnsName(dnsName) === foldDnsName(name))
+  )?.where
 }
 
 /** The indices of entries that an earlier one equals. */

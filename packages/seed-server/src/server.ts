@@ -173,7 +173,7 @@ export class Server implements House {
     this.#peers?.start()
     this.#log.info({ listen: formatListen(this.#acceptor.address) }, 'tunnel listens')
     for (const config of fronts) {
-      const front = await this.#openFront(config)
+      const front = await this.#openFront(config, certificates)
       this.#fronts.push(front)
       this.#log.info({ front: front.name, listen: formatListen(front.address) }, 'front listens')
     }
@@ -229,8 +229,8 @@ export class Server implements House {
     await within(endMs - systemClock.now(), callersGone)
   }
 
-  async #openFront(front: FrontConfig): Promise<Front> {
-    const { clusters } = this.#config
+  async #openFront(front: FrontConfig, tunnelCertificates: Bundle): Promise<Front> {
+    const { clusters, peers } = this.#config
     const serverNames = Object.fromEntries(
       clusters.flatMap(({ name, serverNames }) => serverNames.map(serverName => [serverName, name]))
     )
@@ -239,6 +239,7 @@ export class Server implements House {
       listen: front.listen,
       ...(front.tls && { certificates: await this.#bundle(front.tls) }),
       ...(front.callers && { callers: front.callers }),
+      tunnel: { clusters, peers: peers?.identities, certificates: tunnelCertificates },
       ...(front.mode !== undefined && { mode: front.mode }),
       shared: this.#siblings !== undefined,
       route: createRoute({

@@ -170,6 +170,22 @@ t.test('keys that belong elsewhere, and names that fit nowhere, are refused', as
   for (const [yaml, message] of table) t.match(await complaints(t, yaml), [message], yaml)
 })
 
+t.test('a name of a client or of a server is not among the callers', async t => {
+  const tls = '{ cert: c, key: k, clientCa: a }'
+  const yaml = `${TUNNEL}
+clusters:
+  - { name: a, identities: { commonNames: [vpn], dnsNames: [Shoot.test.] } }
+peers: { static: ['b:1'], identities: { commonNames: [seed] } }
+fronts:
+  - { name: f, listen: ':1', tls: ${tls}, cluster: a, callers: [VPN, vpn, shoot.test, seed, other] }
+`
+  t.strictSame(await complaints(t, yaml), [
+    '6:96: fronts[0].callers[1]: vpn is one of the identities of cluster a, and these are never callers',
+    '6:101: fronts[0].callers[2]: shoot.test is one of the identities of cluster a, and these are never callers',
+    '6:113: fronts[0].callers[3]: seed is one of peers.identities, and these are never callers'
+  ])
+})
+
 t.test('where the other servers are is said in exactly one way', async t => {
   const base = `${TUNNEL}\nclusters: [ { name: a } ]\n`
   const table: [string, RegExp][] = [

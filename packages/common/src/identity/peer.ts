@@ -8,6 +8,7 @@ import { X509Certificate as Certificate } from 'node:crypto'
 import tls from 'node:tls'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { TunnelError } from '../errors.js'
+import { foldDnsName } from './dns-name.js'
 import { describe, describeIssuer, formatMoment, quote, readIdentity } from './identity.js'
 import type { Identity } from './identity.js'
 import { KnownCertificates } from './known.js'
@@ -24,11 +25,18 @@ export type VerifyOptions = {
   now?: Date
 }
 
-/** Extra identities of one cluster, for certificates that our PKI did not make. Any one of them suffices. */
-export type ClusterIdentities = {
-  name: string
-  identities?: { commonNames?: readonly string[]; dnsNames?: readonly string[]; uris?: readonly string[] }
+/** Names in certificates that our PKI did not make. Any one of them suffices. */
+export type Identities = {
+  commonNames?: readonly string[]
+  dnsNames?: readonly string[]
+  uris?: readonly string[]
 }
+
+/** Extra identities of one cluster. */
+export type ClusterIdentities = { name: string; identities?: Identities }
+
+/** All who connect at the tunnel with certificates that our PKI did not make. */
+export type TunnelIdentities = { clusters?: readonly ClusterIdentities[]; peers?: Identities | undefined }
 
 // RFC 5280 §4.2.1.12: id-kp-clientAuth.
 const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2'
@@ -79,7 +87,7 @@ export function clusterOf(identity: Identity, clusters: readonly ClusterIdentiti
       `the certificate is for cluster ${quote(cluster)}, which is not configured here`
     )
   }
-  const matches = clusters.filter(cluster => matchesIdentities(identity, cluster))
+  const matches = clusters.filter(({ identities }) => isOneOf(identity, identities))
   const [match] = matches
   if (match === undefined) {
     throw new TunnelError(
@@ -98,17 +106,20 @@ export function clusterOf(identity: Identity, clusters: readonly ClusterIdentiti
 }
 
 /**
- * Lets a verified identity use a front: a `caller`, or a certificate that our PKI did not make, for there the
- * front's `clientCa` decides. Throws `CALLER_DENIED` for clients and servers: what a cluster's nodes hold must
- * never open a way back into a control plane.
+ * Refuses, at a front, the certificates of those who connect at the tunnel: by their role, or by a name that maps them to
+ * a cluster or to the other servers. What a cluster's nodes hold must never open a way into a control plane, whatever
+ * authority it comes from. Throws `CALLER_DENIED`.
  */
-export function assertCaller(identity: Identity): void {
-  if (identity.role === 'client' || identity.role === 'server') {
-    throw new TunnelError(
-      'CALLER_DENIED',
-      `${presented(identity)} is the certificate of a ${identity.role}, not of a caller`
-    )
+export function assertCaller(identity: Identity, { clusters = [], peers }: TunnelIdentities = {}): void {
+  const refuse = (why: string): never => {
+    throw new TunnelError('CALLER_DENIED', `${presented(identity)} ${why}`)
   }
+  if (identity.role === 'client' || identity.role === 'server') {
+    refuse(`is the certificate of a ${identity.role}, not of a caller`)
+  }
+  const cluster = clusters.find(({ identities }) => isOneOf(identity, identities))
+  if (cluster) refuse(`is an identity of a client of cluster ${quote(cluster.name)}, not of a caller`)
+  if (isOneOf(identity, peers)) refuse('is an identity of a server (peers.identities), not of a caller')
 }
 
 /**
@@ -186,17 +197,18 @@ function refusalByTls(
   }
 }
 
-function matchesIdentities(identity: Identity, { identities = {} }: ClusterIdentities): boolean {
+function isOneOf(identity: Identity, identities: Identities = {}): boolean {
   const { commonNames = [], dnsNames = [], uris = [] } = identities
-  const wanted = new Set(dnsNames.map(name => name.toLowerCase()))
+  const wanted = new Set(dnsNames.map(foldDnsName))
   return (
     (identity.commonName !== undefined && commonNames.includes(identity.commonName)) ||
-    identity.dnsNames.some(name => wanted.has(name.toLowerCase())) ||
+    identity.dnsNames.some(name => wanted.has(foldDnsName(name))) ||
     identity.uris.some(uri => uris.includes(uri))
   )
 }
 
-function presented(identity: Identity): string {
+/** The names of an identity, for a sentence. */
+export function presented(identity: Identity): string {
   const names = [
     identity.commonName !== undefined && `CN ${quote(identity.commonName)}`,
     identity.dnsNames.length > 0 && `DNS ${quote(identity.dnsNames.join(' '))}`,

@@ -306,6 +306,30 @@ t.test('clients and servers are never callers', async t => {
   }
 })
 
+t.test('whoever is mapped to a cluster or to the servers is never a caller, whatever else it is', async t => {
+  const tunnel = {
+    clusters: [
+      { name: 'a', identities: { commonNames: ['vpn'], dnsNames: ['Shoot-A.test.'] } },
+      { name: 'b', identities: { uris: ['spiffe://x/b'] } }
+    ],
+    peers: { commonNames: ['vpn-seed'] }
+  }
+  const table: [claims: Partial<Identity>, why: RegExp][] = [
+    [{ commonName: 'vpn' }, /CN "vpn" is an identity of a client of cluster "a", not of a caller$/],
+    [{ dnsNames: ['x', 'shoot-a.TEST'] }, /is an identity of a client of cluster "a"/],
+    [{ uris: ['spiffe://x/b'] }, /is an identity of a client of cluster "b"/],
+    [{ role: 'caller', name: 'x', commonName: 'vpn' }, /is an identity of a client of cluster "a"/],
+    [{ commonName: 'vpn-seed' }, /is an identity of a server \(peers\.identities\), not of a caller$/]
+  ]
+
+  for (const [claims, message] of table) {
+    t.throws(() => assertCaller(identity(claims), tunnel), { code: 'CALLER_DENIED', message })
+  }
+  for (const claims of [{ commonName: 'VPN' }, { commonName: 'kube-apiserver' }, { dnsNames: ['vpn'] }, {}]) {
+    t.doesNotThrow(() => assertCaller(identity(claims), tunnel), JSON.stringify(claims))
+  }
+})
+
 t.test('only a server may carry a role and serve', async t => {
   const leaf = (uris: string[]): X509Certificate => new X509Certificate(ours.issue({ uris }).cert)
 

@@ -6,12 +6,13 @@
 import { type Server, type Socket, createServer } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
 import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError, systemClock } from '@tendril/common'
-import { type Identity, assertCaller, verifyPeer } from '@tendril/common/identity/peer'
+import { type TunnelIdentities, verifyPeer } from '@tendril/common/identity/peer'
 import { type ListenAddress, formatListen, isLoopback, listenAt } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
 import { carriedBy } from '@tendril/common/reset'
 import { type Certificates, followCertificates, serverTlsOptions } from '@tendril/common/tls'
 import { Caller, type CallerOptions, type FrontObserver, refuse } from './caller.js'
+import { AllowedCallers } from './allowed.js'
 import { HEADER_LIMIT_BYTES } from './connect.js'
 import type { Route } from './route.js'
 import { SOCKET_MODE, listenShared, listenUnix, removeStaleSocket } from './unix.js'
@@ -32,8 +33,10 @@ export type FrontOptions = {
   listen: ListenAddress
   /** With it callers must show a certificate of its `ca`. Without it only loopback and Unix sockets are allowed. */
   certificates?: Certificates
-  /** Names of callers let in: common name, DNS name, or the name in a tendril://caller URI. Default: whoever `ca` signed. */
+  /** Names of callers let in: common name, DNS name, or the name in a tendril://caller URI. Default: see allowed.ts. */
   callers?: readonly string[]
+  /** Who connects at the tunnel, and the certificates shown there: these are never callers. */
+  tunnel?: TunnelIdentities & { certificates?: Certificates }
   /** TLS protocols to agree on (ALPN), best first. Default none: kube-apiserver offers none. */
   alpnProtocols?: readonly string[]
   /** Mode of the Unix socket. Default 0660. */
@@ -136,7 +139,9 @@ class OpenFront implements Front {
         handshakeTimeout: this.#headerTimeoutMs,
         ...(options.alpnProtocols && { ALPNProtocols: [...options.alpnProtocols] })
       })
-      server.on('secureConnection', socket => this.#tlsServerOnSecure(socket, certificates))
+      const { callers: names, tunnel = {} } = options
+      const allowed = new AllowedCallers({ certificates, tunnel, ...(names && { names }) })
+      server.on('secureConnection', socket => this.#tlsServerOnSecure(socket, certificates, allowed))
       server.on('tlsClientError', (error, socket) => this.#tlsServerOnClientError(error, socket))
       this.#unfollow = followCertificates(server, certificates)
       this.#server = server
@@ -211,7 +216,7 @@ class OpenFront implements Front {
   }
 
   /** Nothing of what a stranger sends is read before this said who it is. */
-  #tlsServerOnSecure(socket: TLSSocket, certificates: Certificates): void {
+  #tlsServerOnSecure(socket: TLSSocket, certificates: Certificates, allowed: AllowedCallers): void {
     const arrival = this.#handshakes.get(peerOf(socket))
     // Already gone: a reset socket has no peer any more.
     if (!arrival) return void socket.destroy()
@@ -221,8 +226,7 @@ class OpenFront implements Front {
     try {
       const { authorities } = certificates
       const identity = verifyPeer(socket, authorities && { authorities })
-      assertCaller(identity)
-      assertListed(identity, this.#options.callers)
+      allowed.assert(identity)
     } catch (error) {
       denied = TunnelError.from(error, 'NOT_IDENTIFIED')
     }
@@ -262,16 +266,6 @@ const SPOKE_HTTP = new Set(['ERR_SSL_HTTP_REQUEST', 'ERR_SSL_HTTPS_PROXY_REQUEST
 /** Unique among live TCP connections of one listener. */
 function peerOf({ remoteAddress, remotePort, localAddress }: Socket): string {
   return [remoteAddress, remotePort, localAddress].join(' ')
-}
-
-function assertListed(identity: Identity, callers: readonly string[] | undefined): void {
-  const { name, commonName, dnsNames } = identity
-  if (!callers || [name, commonName, ...dnsNames].some(own => own !== undefined && callers.includes(own)))
-    return
-  throw new TunnelError(
-    'CALLER_DENIED',
-    `${JSON.stringify(name ?? commonName ?? dnsNames[0] ?? '')} is not in the list of callers`
-  )
 }
 
 function plainOffLoopback(name: string, listen: ListenAddress): TunnelError {

@@ -8,6 +8,7 @@ import { type Front, type FrontOptions, OVERFLOW_CONNECTIONS, listenFront } from
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import {
   FakeBundle,
+  type Pem,
   Pki,
   Raw,
   connectTo,
@@ -234,6 +235,56 @@ t.test('a list of callers lets in those it names', async t => {
   const other = await rawTls(t, { ...tls, ...pki.leaf({ commonName: 'grafana' }) })
   await other.untilText('\r\n\r\n')
   t.match(other.text, /^HTTP\/1\.1 403 caller not allowed: "grafana" is not in the list of callers/)
+})
+
+t.test('a certificate of a client or of a server is refused, though callers names it', async t => {
+  const { pki, tls } = await openTls(t, {
+    dial: () => () => t.fail('dialled') as never,
+    callers: ['vpn-shoot-client', 'vpn-seed-server', 'shoot.test'],
+    tunnel: {
+      clusters: [
+        { name: 'demo', identities: { commonNames: ['vpn-shoot-client'] } },
+        { name: 'other', identities: { dnsNames: ['shoot.test'] } }
+      ],
+      peers: { commonNames: ['vpn-seed-server'] }
+    }
+  })
+
+  for (const [leaf, why] of [
+    [pki.leaf({ commonName: 'vpn-shoot-client' }), /identity of a client of cluster "demo"/],
+    [pki.leaf({ hosts: ['shoot.test'] }), /identity of a client of cluster "other"/],
+    [pki.leaf({ commonName: 'vpn-seed-server' }), /identity of a server/]
+  ] as const) {
+    const raw = await rawTls(t, { ...tls, ...leaf })
+    await raw.write(connectTo(1)).untilText('\r\n\r\n')
+    t.match(raw.text, /^HTTP\/1\.1 403 caller not allowed: /)
+    t.match(raw.text, why)
+  }
+})
+
+t.test("without callers the tunnel's authority makes a caller only of tendril://caller/NAME", async t => {
+  const port = await listenTcp(t, socket => socket.pipe(socket))
+  const [theirs, ours] = [new Pki('clients ca'), new Pki('callers ca')]
+  const certificates = new FakeBundle(ours.server(), ours.ca)
+  const tunnel = new FakeBundle(theirs.server(), theirs.ca)
+  const front = await open(t, { certificates, tunnel: { certificates: tunnel } })
+  const answer = async (leaf: Pem): Promise<string> => {
+    const raw = await rawTls(t, { ...front.at, ca: [ours.ca, theirs.ca], ...leaf })
+    await raw.write(connectTo(port)).untilText('\r\n\r\n')
+    return raw.text.split('\r\n')[0]!
+  }
+  const plain = ours.leaf({ commonName: 'somebody' })
+  const caller = ours.leaf({ uris: ['tendril://caller/x'] })
+
+  t.match(await answer(plain), / 200 /, 'other authorities: its own decide')
+
+  // As text another file: with a comment, or in another order, it is the same authority.
+  tunnel.change(theirs.server(), `${ours.ca}\n`)
+  t.match(await answer(plain), / 403 .*CN "somebody" is no tendril:\/\/caller\/NAME, .*list it in callers$/)
+  t.match(await answer(caller), / 200 /)
+
+  certificates.change(theirs.server(), theirs.ca)
+  t.match(await answer(theirs.leaf({ commonName: 'somebody' })), / 200 /, 'both files have changed')
 })
 
 t.test('plain HTTP on a TLS front and TLS on a plain front are told apart', async t => {

@@ -1,0 +1,73 @@
+/**
+ * Questions about authorities that OpenSSL answers only inside a handshake: whether two sets of them have one in
+ * common, and whether a certificate that was accepted once still comes from one of a set. Signatures and names only
+ * (RFC 5280 §6.1.3); whatever else a handshake checks (purpose, name constraints) was checked by the handshake.
+ */
+import { X509Certificate } from 'node:crypto'
+
+/** Longest chain that is followed, as OpenSSL's default depth is far more than any PKI has. */
+const CHAIN_LIMIT = 16
+
+export function readAuthorities(pems: readonly string[]): X509Certificate[] {
+  return pems.map(pem => new X509Certificate(pem))
+}
+
+/**
+ * Whether a certificate may come from an authority of each set: they have a key in common (an authority that was
+ * renewed keeps it), or one of them was issued by one of the other set.
+ */
+export function haveCommonAuthority(
+  some: readonly X509Certificate[],
+  others: readonly X509Certificate[]
+): boolean {
+  return some.some(one =>
+    others.some(
+      other => one.publicKey.equals(other.publicKey) || isIssuedBy(one, other) || isIssuedBy(other, one)
+    )
+  )
+}
+
+/**
+ * Whether `leaf` comes from one of `authorities`, by way of the certificates that its holder showed with it
+ * (`X509Certificate.issuerCertificate`). `at`: the moment at which those in between must be valid.
+ */
+export function comesFrom(
+  leaf: X509Certificate,
+  authorities: readonly X509Certificate[],
+  at: Date = new Date()
+): boolean {
+  const shown = issuersOf(leaf)
+  const candidates = [...authorities, ...shown]
+  const isAnchored = (certificate: X509Certificate, depth: number): boolean =>
+    depth < CHAIN_LIMIT &&
+    candidates.some(
+      (issuer, index) =>
+        isCurrent(issuer, at) &&
+        isIssuedBy(certificate, issuer) &&
+        (index < authorities.length || (issuer.ca && isAnchored(issuer, depth + 1)))
+    )
+  return (
+    authorities.some(({ fingerprint256 }) => fingerprint256 === leaf.fingerprint256) || isAnchored(leaf, 0)
+  )
+}
+
+function issuersOf(leaf: X509Certificate): X509Certificate[] {
+  const issuers: X509Certificate[] = []
+  let next = leaf.issuerCertificate
+  while (next !== undefined && issuers.length < CHAIN_LIMIT) {
+    // A self-signed one is its own issuer.
+    if (issuers.some(({ fingerprint256 }) => fingerprint256 === next?.fingerprint256)) break
+    issuers.push(next)
+    next = next.issuerCertificate
+  }
+  return issuers
+}
+
+function isIssuedBy(certificate: X509Certificate, issuer: X509Certificate): boolean {
+  return certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey)
+}
+
+// Written so that a date that cannot be read (NaN) refuses.
+function isCurrent({ validFrom, validTo }: X509Certificate, at: Date): boolean {
+  return at >= new Date(validFrom) && at <= new Date(validTo)
+}
