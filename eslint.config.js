@@ -1,8 +1,9 @@
-// Lint: the recommended rules, the typed ones of typescript-eslint, and the import table of ARCHITECTURE.md as a
-// rule of our own, so that the table stays true. Layout is prettier's business, not ESLint's.
+// Lint: the recommended rules, the typed ones of typescript-eslint, and two of our own: the import table of
+// ARCHITECTURE.md, so that it stays true, and that every handle has an error path. Layout is prettier's business, not ESLint's.
 import js from '@eslint/js'
 import { defineConfig, globalIgnores } from 'eslint/config'
 import tseslint from 'typescript-eslint'
+import { handleErrors } from './test/support/handle-errors.mjs'
 import { importTable } from './test/support/import-table.mjs'
 
 const nodeGlobals = Object.fromEntries(
@@ -65,8 +66,8 @@ export default defineConfig(
   },
   {
     files: ['packages/*/src/**/*.ts'],
-    plugins: { tendril: { rules: { 'import-table': importTable } } },
-    rules: { 'tendril/import-table': 'error' }
+    plugins: { tendril: { rules: { 'import-table': importTable, 'handle-errors': handleErrors } } },
+    rules: { 'tendril/import-table': 'error', 'tendril/handle-errors': 'error' }
   },
   {
     // tap's assertions return values nobody needs, and a test may hand anything to what it tests.

@@ -6,6 +6,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { ConfigError, ENV_PREFIX, type Override, parseSet } from './config.js'
 import { TunnelError } from './errors.js'
 import type { Log } from './log.js'
+import { writeFully } from './log-output.js'
 
 export { Command, InvalidArgumentError, Option }
 
@@ -21,8 +22,27 @@ export type Io = {
 
 export const processIo: Io = {
   env: process.env,
-  out: text => void process.stdout.write(text),
-  err: text => void process.stderr.write(text)
+  out: text => writeOut(text),
+  err: text => {
+    try {
+      writeFully(STANDARD_ERROR, Buffer.from(text))
+    } catch {
+      // There is no other place to complain; the exit code tells.
+    }
+  }
+}
+
+const STANDARD_OUTPUT = 1
+const STANDARD_ERROR = 2
+
+function writeOut(text: string): void {
+  try {
+    writeFully(STANDARD_OUTPUT, Buffer.from(text))
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    // A reader such as `head` has read what it wanted.
+    if (code !== 'EPIPE') throw new Error(`cannot write to standard output: ${message}`, { cause: error })
+  }
 }
 
 /** A program without commands yet: help, version, and suggestions for what was mistyped. */

@@ -2,19 +2,15 @@
  * The one logger of a program: pino on standard output, as JSON for machines or as short lines for people. Decides
  * how things are said and what is never said; what is said is up to those who log.
  */
+import { isatty } from 'node:tty'
 import { inspect } from 'node:util'
 import pino, { type DestinationStream, type Logger } from 'pino'
 import { TunnelError } from './errors.js'
+import { LogOutput } from './log-output.js'
 
 export type Log = Logger
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
 export type LogFormat = 'auto' | 'json' | 'text'
-
-/** A reader of the log that stalls costs lines beyond this, never the tunnel. */
-export const LOG_BUFFER_BYTES = 1_048_576
-
-/** PIPE_BUF: writes up to this size are whole lines also where several processes write to one pipe (pipe(7)). */
-const LOG_WRITE_BYTES = 4_096
 
 /** Wherever an object with one of these keys is logged, the value is not. */
 const NEVER_LOGGED = [
@@ -35,18 +31,27 @@ export type LogOptions = {
   format?: LogFormat
   /** Where lines go, for tests. Default standard output. */
   destination?: DestinationStream
+  /** Lines were dropped because standard output was full, broken or not read. */
+  onDrop?: (lines: number) => void
 }
 
 /**
- * Makes a logger. Lines are written without waiting for the reader of standard output; what is left when the
- * process exits is written then.
+ * Makes a logger. Lines are written without waiting for the reader of standard output, see log-output.ts. Whoever ends
+ * the process calls `log.flush()` on exit: it writes what is left.
  */
-export function createLog({ level = 'info', format = 'auto', destination }: LogOptions = {}): Log {
-  const asText = format === 'text' || (format === 'auto' && !destination && process.stdout.isTTY)
-  const out =
+export function createLog(options: LogOptions = {}): Log {
+  const { level = 'info', format = 'auto', destination, onDrop } = options
+  // isatty() and not process.stdout, which would make a pipe non-blocking for all who write to it.
+  const asText = format === 'text' || (format === 'auto' && !destination && isatty(STANDARD_OUTPUT))
+  const out: DestinationStream & { flush?(): void } =
     destination ??
-    pino.destination({ dest: 1, sync: false, maxLength: LOG_BUFFER_BYTES, maxWrite: LOG_WRITE_BYTES })
-  return pino(
+    new LogOutput({
+      fd: STANDARD_OUTPUT,
+      onDrop,
+      onResume: dropped =>
+        log.warn({ dropped }, 'log lines dropped, standard output did not take them; it does again')
+    })
+  const log: Log = pino(
     {
       level,
       base: null,
@@ -55,9 +60,12 @@ export function createLog({ level = 'info', format = 'auto', destination }: LogO
       serializers: { err: describeError },
       redact: { paths: REDACTED, censor: '***' }
     },
-    asText ? { write: line => out.write(textLine(line)) } : out
+    asText ? { write: (line: string) => out.write(textLine(line)), flush: () => out.flush?.() } : out
   )
+  return log
 }
+
+const STANDARD_OUTPUT = 1
 
 /** The outside hears code and sentence; the log gets the cause as well, and a stack only where nobody expected the error. */
 function describeError(error: unknown): unknown {

@@ -28,6 +28,8 @@ export type Aggregator = 'sum' | 'first' | 'min' | 'max'
 
 export type Metrics = {
   readonly registry: Registry
+  /** Every program has a log. */
+  readonly logLinesDropped: Counter
   counter<L extends string = never>(name: string, help: string, labels?: readonly L[]): Counter<L>
   /** `collect` sets the value at the moment somebody asks, which spares keeping it up to date. */
   gauge<L extends string = never>(
@@ -55,6 +57,9 @@ export function createMetrics({ program, version, processMetrics = true }: Metri
 
   const metrics: Metrics = {
     registry,
+    logLinesDropped: new Counter(
+      base('log_lines_dropped_total', 'Log lines lost because standard output was full, broken or not read.')
+    ),
     counter: (name, help, labels = []) => new Counter({ ...base(name, help), labelNames: labels }),
     gauge: (name, help, labels = [], collect, aggregator = 'sum') =>
       new Gauge({

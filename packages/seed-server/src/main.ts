@@ -21,8 +21,9 @@ async function serve(config: SeedConfig, version: string): Promise<void> {
   const workers = config.workers === 'auto' ? usableCores() : config.workers
   // Before anything is made; the primary of several workers stays small by itself.
   if (workers === 1) tuneHeap()
-  const log = createLog(config.log)
   const metrics = createMetrics({ program: NAME, version })
+  const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
+  process.once('exit', () => log.flush())
   log.info({ version, ...(workers > 1 && { workers }) }, `${NAME} starts`)
   await runHouse(await build(config, { workers, version, log, metrics }), { log })
   log.info(`${NAME} stopped`)

@@ -20,8 +20,9 @@ async function keep(config: ShootConfig, version: string): Promise<void> {
   tuneHeap()
   // Only `run` needs the whole client; the other commands start faster without.
   const { Client } = await import('./client.js')
-  const log = createLog(config.log)
   const metrics = createMetrics({ program: NAME, version })
+  const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
+  process.once('exit', () => log.flush())
   log.info({ version }, `${NAME} starts`)
   await runHouse(new Client(config, { log, metrics }), { log })
   log.info(`${NAME} stopped`)

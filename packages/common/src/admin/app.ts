@@ -96,6 +96,8 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
     await app.close()
     throw listenFailure('admin', listen, error)
   }
+  // Not fatal: those inside are served on.
+  app.server.on('error', error => log.error({ err: error }, 'cannot accept'))
   const bound = app.server.address()
   const address = { host: listen.host, port: typeof bound === 'object' && bound ? bound.port : listen.port }
   log.info({ listen: formatListen(address) }, 'admin listens')

@@ -31,7 +31,8 @@ async function serve({ config, version, own, siblings }: Begin): Promise<void> {
     if (orphaned) rmSync(dirname(own), { recursive: true, force: true })
   })
   const metrics = createMetrics({ program: 'seed-server', version })
-  const log = createLog(config.log)
+  const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
+  process.once('exit', () => log.flush())
   const { admin: _, ...house } = config
   const server = new Server(house, { log, metrics, siblings: { own, others: siblings } })
   const { clusters } = config

@@ -8,6 +8,7 @@
  *        └─ admin: /livez /readyz /metrics, asked of each
  */
 import cluster, { type Worker } from 'node:cluster'
+import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -155,11 +156,18 @@ export class Workers implements House {
 
   /** Resolves when it serves; rejects when it ends before. */
   #fork(place: Place): Promise<void> {
-    const worker = cluster.fork()
-    place.worker = worker
     place.failure = undefined
+    let worker: Worker
+    try {
+      worker = place.worker = cluster.fork()
+    } catch (error) {
+      return this.#notForked(place, error as Error)
+    }
     const { process: child } = worker
     const { pid } = child
+    // child_process: where there is no process there is no 'exit', either.
+    if (pid === undefined)
+      return once(worker, 'error').then(([error]) => this.#notForked(place, error as Error))
     const siblings = this.#places.filter(other => other !== place).map(({ socket }) => socket)
     const begin = { config: this.#config, version: this.#options.version, own: place.socket, siblings }
     const cutConnections = connectionsUnderWay(worker)
@@ -183,6 +191,14 @@ export class Workers implements House {
         reject(place.failure ?? new TunnelError('INTERNAL', `worker ${place.number} ended (${how})`))
         void this.#ended(place, how)
       })
+    })
+  }
+
+  /** The system has no process left, or no memory for one. */
+  async #notForked(place: Place, error: Error): Promise<never> {
+    void this.#ended(place, error.message)
+    throw new TunnelError('INTERNAL', `worker ${place.number} not started (${error.message})`, {
+      cause: error
     })
   }
 
