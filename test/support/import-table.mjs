@@ -13,7 +13,8 @@ const words = [
   'common/dial',
   'common/carrier',
   'common/clock',
-  'common/message'
+  'common/message',
+  'common/queue'
 ]
 /** What holds bytes, lists and promises, but opens nothing. */
 const pure = ['node:buffer', 'node:events', 'node:stream', 'node:util']

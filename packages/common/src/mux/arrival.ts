@@ -4,6 +4,8 @@
  * frames nor a few bytes of a large message pin more than four times what they say.
  */
 
+import { Queue } from '../queue.js'
+
 /** A chunk that fills less than this part of the memory it keeps alive is copied out of it. */
 const KEPT_PART = 1 / 4
 
@@ -15,9 +17,6 @@ const TINY_BYTES = 64
 
 /** Small chunks are gathered in blocks of this size. */
 const BLOCK_BYTES = 16 << 10
-
-/** In the place of a chunk that was handed out, so that the queue does not keep it alive. */
-const TAKEN = Buffer.alloc(0)
 
 /** True when keeping `chunk` keeps little else alive: its message, or the socket read that brought it. */
 function standsAlone(chunk: Buffer): boolean {
@@ -48,14 +47,13 @@ function allocate(bytes: number): Buffer {
 }
 
 export class ArrivalQueue {
-  #chunks: Buffer[] = []
-  #head = 0
-  /** The block that small chunks are gathered in: the last element of #chunks is a view of its start. */
+  readonly #chunks = new Queue<Buffer>()
+  /** The block that small chunks are gathered in: the last chunk is a view of its start. */
   #block: Buffer | undefined
   #filled = 0
 
   get length(): number {
-    return this.#chunks.length - this.#head
+    return this.#chunks.length
   }
 
   push(chunk: Buffer): void {
@@ -73,29 +71,23 @@ export class ArrivalQueue {
    */
   #seal(): void {
     this.#block = undefined
-    const at = this.#chunks.length - 1
-    const last = this.#chunks[at]
+    const { last } = this.#chunks
     if (!last || standsAlone(last)) return
     const copy = Buffer.allocUnsafeSlow(last.length)
     last.copy(copy)
-    this.#chunks[at] = copy
+    this.#chunks.replaceLast(copy)
   }
 
   #gather(chunk: Buffer): void {
     if (this.#block && this.#filled + chunk.length <= this.#block.length) {
       chunk.copy(this.#block, this.#filled)
       this.#filled += chunk.length
-      this.#chunks[this.#chunks.length - 1] = this.#block.subarray(0, this.#filled)
+      this.#chunks.replaceLast(this.#block.subarray(0, this.#filled))
       return
     }
     // The first small chunk is copied as it is; a block is made when a second one follows.
-    const last = this.#chunks[this.#chunks.length - 1]
-    if (
-      this.length > 0 &&
-      last &&
-      this.#block === undefined &&
-      last.length + chunk.length <= BLOCK_BYTES / 4
-    ) {
+    const { last } = this.#chunks
+    if (last && this.#block === undefined && last.length + chunk.length <= BLOCK_BYTES / 4) {
       this.#block = Buffer.allocUnsafeSlow(BLOCK_BYTES)
       last.copy(this.#block)
       this.#filled = last.length
@@ -107,20 +99,13 @@ export class ArrivalQueue {
   }
 
   shift(): Buffer | undefined {
-    if (this.#head === this.#chunks.length) return undefined
-    const chunk = this.#chunks[this.#head] as Buffer
-    this.#chunks[this.#head++] = TAKEN
-    if (this.#head === this.#chunks.length) this.clear()
-    else if (this.#head > 64 && this.#head * 2 > this.#chunks.length) {
-      this.#chunks.splice(0, this.#head)
-      this.#head = 0
-    }
+    const chunk = this.#chunks.shift()
+    if (this.#chunks.length === 0) this.clear()
     return chunk
   }
 
   clear(): void {
-    this.#chunks = []
-    this.#head = 0
+    this.#chunks.clear()
     this.#block = undefined
     this.#filled = 0
   }

@@ -27,6 +27,7 @@ import {
   VERSION,
   frameType
 } from '../wire/frame.js'
+import { ControlQueue } from './control.js'
 import { CreditBudget, type CreditLimits, type ReceiveWindow, creditDefaults } from './credit.js'
 import { RoundTrip } from './round-trip.js'
 import { Stream, type StreamOwner } from './stream.js'
@@ -41,7 +42,7 @@ export type SessionLimits = CreditLimits & {
   frameLimitBytes: number
   /** How long the peer's HELLO may take, in milliseconds; then the session closes. Default 10 000. */
   helloTimeoutMs: number
-  /** Most bytes of answers kept for a peer that does not read; at the limit the session closes. Default 4 MiB. */
+  /** Most bytes of control frames kept for a peer that does not read; beyond them the session closes. Default 4 MiB. */
   controlLimitBytes: number
   /** How long what was said before a RESET waits for a reader who takes nothing, in milliseconds. Default 300 000. */
   unreadTimeoutMs: number
@@ -125,8 +126,9 @@ export class Session extends EventEmitter<SessionEvents> {
   readonly #answering = new Map<number, Answering>()
 
   readonly #turns = new Turns<Stream>()
-  #control: Buffer[] = []
-  #controlBytes = 0
+  readonly #control = new ControlQueue()
+  /** The answer to the peer's newest PING: it says all that older ones would. */
+  #pong: Buffer | undefined
   #blocked = false
   #flushing = false
   #noticingIdle = false
@@ -278,8 +280,8 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#carrier.off('close', this.#carrierOnClose)
     this.#helloTimer.cancel()
     this.#turns.clear()
-    this.#control = []
-    this.#controlBytes = 0
+    this.#control.clear()
+    this.#pong = undefined
     const lost = NOT_RESUMED.has(error.code)
       ? error
       : new TunnelError('LINK_LOST', error.message, { cause: error })
@@ -331,7 +333,8 @@ export class Session extends EventEmitter<SessionEvents> {
         return this.#onRefused(id, payload)
       case frameType.PING:
         needStreamZero(id, 'PING')
-        return this.#say(encode.pong(decode.opaque(payload, 'PING')))
+        this.#pong = encode.pong(decode.opaque(payload, 'PING'))
+        return this.#scheduleFlush()
       case frameType.PONG:
         needStreamZero(id, 'PONG')
         return this.#roundTrip.answered(decode.opaque(payload, 'PONG'))
@@ -523,10 +526,8 @@ export class Session extends EventEmitter<SessionEvents> {
   #say(frame: Buffer): void {
     if (this.#state === 'closed') return
     this.#control.push(frame)
-    this.#controlBytes += frame.length
-    if (this.#controlBytes > this.#limits.controlLimitBytes) {
-      this.#control = []
-      this.#controlBytes = 0
+    if (this.#control.bytes > this.#limits.controlLimitBytes) {
+      this.#control.clear()
       return this.close('OVERLOADED', 'the peer asks but does not read the answers')
     }
     this.#scheduleFlush()
@@ -550,16 +551,22 @@ export class Session extends EventEmitter<SessionEvents> {
   }
 
   #flush(): void {
-    while (!this.#blocked && this.#state !== 'closed' && (this.#control.length > 0 || this.#turns.size > 0)) {
+    while (!this.#blocked && this.#state !== 'closed' && this.#hasFrames) {
       const message = this.#nextMessage()
       if (message) this.#blocked = !this.#carrier.send(message)
     }
   }
 
+  get #hasFrames(): boolean {
+    return this.#pong !== undefined || this.#control.bytes > 0 || this.#turns.size > 0
+  }
+
   /** Control frames first, then turns of streams until the message is full. */
   #nextMessage(): Buffer | undefined {
-    const control = this.#takeControl()
-    let size = control.bytes
+    const control = this.#control.take(MESSAGE_BYTES)
+    if (this.#pong) control.push(this.#pong)
+    this.#pong = undefined
+    let size = control.reduce((sum, { length }) => sum + length, 0)
     const frameLimit = Math.min(FRAME_LIMIT_BYTES, this.#peer?.frameLimitBytes ?? 0)
     const plan: { stream: Stream; bytes: number; end: boolean }[] = []
     let stream: Stream | undefined
@@ -575,7 +582,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
     const message = allocMessage(size)
     let at = 0
-    for (const frame of control.frames) at += frame.copy(message, at)
+    for (const part of control) at += part.copy(message, at)
     for (const { stream, bytes, end } of plan) {
       if (bytes > 0) {
         writeHeader(message, at, frameType.DATA, stream.id, bytes)
@@ -592,15 +599,6 @@ export class Session extends EventEmitter<SessionEvents> {
       }
     }
     return message
-  }
-
-  #takeControl(): { frames: Buffer[]; bytes: number } {
-    let count = 0
-    let bytes = 0
-    while (count < this.#control.length && bytes < MESSAGE_BYTES)
-      bytes += (this.#control[count++] as Buffer).length
-    this.#controlBytes -= bytes
-    return { frames: this.#control.splice(0, count), bytes }
   }
 }
 
