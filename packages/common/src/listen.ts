@@ -4,6 +4,7 @@
  */
 import { BlockList, type ListenOptions, type Server, isIP } from 'node:net'
 import { TunnelError } from './errors.js'
+import type { Log } from './log.js'
 
 /** A TCP address (`host` '' means every address of the machine, both families; port 0 means any free port) or a Unix socket. */
 export type ListenAddress = { host: string; port: number } | { path: string }
@@ -114,6 +115,14 @@ export async function listenAt(
   })
   const bound = server.address()
   return bound === null || typeof bound === 'string' ? address : { host: bound.address, port: bound.port }
+}
+
+/**
+ * Announces a listener in the log, once it accepts connections. `name` is `tunnel`, `admin`, or `front` and the front's
+ * name. Whoever started the program reads the port from this line when the configuration says 0.
+ */
+export function logListening(log: Log, name: string, address: ListenAddress): void {
+  log.info({ event: 'listening', name, address: formatListen(address) }, 'listening for connections')
 }
 
 /** For `server.listen`. */

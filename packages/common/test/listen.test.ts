@@ -1,10 +1,12 @@
 import t from 'tap'
 import { TunnelError } from '../src/errors.js'
+import { createLog } from '../src/log.js'
 import {
   formatListen,
   isLoopback,
   type ListenAddress,
   listenFailure,
+  logListening,
   parseListen,
   UNIX_PATH_LIMIT_BYTES
 } from '../src/listen.js'
@@ -87,4 +89,19 @@ t.test('a listener that could not start says who, where and why', async t => {
   t.equal(error.code, 'LISTEN_FAILED')
   t.equal(error.message, 'cannot listen on [::1]:80 (admin): the address is in use by another program')
   t.match(listenFailure('x', { path: '/y' }, new Error('odd')).message, /on unix:\/y \(x\): odd/)
+})
+
+t.test('a listener is announced in the log by fields, in a form that is read back', t => {
+  const lines: string[] = []
+  const log = createLog({ destination: { write: line => lines.push(line) } })
+  const address = { host: '::1', port: 9443 }
+
+  logListening(log, 'front kube-apiserver', address)
+  logListening(log, 'siblings', { path: '/run/1.sock' })
+
+  const [first, second] = lines.map(line => JSON.parse(line) as Record<string, string>)
+  t.match(first, { event: 'listening', name: 'front kube-apiserver', msg: 'listening for connections' })
+  t.same(parseListen(first!['address']!), address)
+  t.match(second, { event: 'listening', name: 'siblings', address: 'unix:/run/1.sock' })
+  t.end()
 })

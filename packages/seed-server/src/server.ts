@@ -13,7 +13,7 @@ import type { Link } from '@tendril/common/link/link'
 import { readNote } from '@tendril/common/link/note'
 import { ReplayBudget } from '@tendril/common/link/replay'
 import { isSilent, whileUp } from '@tendril/common/link/while-up'
-import { formatListen } from '@tendril/common/listen'
+import { logListening } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
 import type { Metrics } from '@tendril/common/metrics'
 import { linkLimits, sessionLimits } from '@tendril/common/config/sections'
@@ -134,7 +134,9 @@ export class Server implements House {
         log: this.#log
       })
     }
-    // The tunnel before the fronts: a dial that comes early finds clients on their way rather than none.
+    // Callers come last: peers and clients learn of this server (`members`) while its fronts are still closed, so that a
+    // dial at a front that just opened finds links, or at least clients on their way, rather than nobody. A member takes
+    // links and dials of peers; that callers can come is announced by the last `listening` line and by readiness.
     const certificates = await this.#bundle(tunnel.tls)
     this.#acceptor = await listenAcceptor({
       listen: tunnel.listen,
@@ -150,6 +152,7 @@ export class Server implements House {
       onRefused: code => this.#counts.tunnelRefused(code),
       log: this.#log
     })
+    logListening(this.#log, 'tunnel', this.#acceptor.address)
     // Peers once they can reach this server as well, and before anybody may need them.
     if (peers) {
       this.#peerBundle = peers.tls
@@ -169,13 +172,13 @@ export class Server implements House {
           })
         }
       })
+      logListening(this.#log, 'siblings', { path: this.#siblings.own })
     }
     this.#peers?.start()
-    this.#log.info({ listen: formatListen(this.#acceptor.address) }, 'tunnel listens')
     for (const config of fronts) {
       const front = await this.#openFront(config, certificates)
       this.#fronts.push(front)
-      this.#log.info({ front: front.name, listen: formatListen(front.address) }, 'front listens')
+      logListening(this.#log, `front ${front.name}`, front.address)
     }
     this.#open = true
   }

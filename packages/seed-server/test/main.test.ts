@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -40,13 +40,13 @@ t.test('run serves until SIGTERM and then ends with 0', async t => {
 
   const said: string[] = []
   for await (const line of createInterface(child.stdout)) {
-    const { msg, listen } = JSON.parse(line)
+    const { msg, event, name, address } = JSON.parse(line)
     said.push(msg)
-    if (msg !== 'admin listens') continue
-    t.equal((await fetch(`http://${listen}/livez`)).status, 200)
-    t.equal((await fetch(`http://${listen}/readyz`)).status, 503)
+    if (event !== 'listening' || name !== 'admin') continue
+    t.equal((await fetch(`http://${address}/livez`)).status, 200)
+    t.equal((await fetch(`http://${address}/readyz`)).status, 503)
     t.match(
-      await (await fetch(`http://${listen}/metrics`)).text(),
+      await (await fetch(`http://${address}/metrics`)).text(),
       'tendril_build_info{program="seed-server"'
     )
     child.kill('SIGTERM')
@@ -55,6 +55,31 @@ t.test('run serves until SIGTERM and then ends with 0', async t => {
   t.equal(await exit, 0)
   t.equal(await errors, '')
   t.equal(said.at(-1), 'seed-server stopped')
+})
+
+t.test('every listener is announced in the log, with its name and the port that it got', async t => {
+  const { child, exit } = start(t, await configFile(t))
+
+  const addresses: [name: string, address: string][] = []
+  for await (const line of createInterface(child.stdout)) {
+    const { event, msg, name, address } = JSON.parse(line)
+    if (event !== 'listening') continue
+    t.equal(msg, 'listening for connections')
+    addresses.push([name, address])
+    // It accepts connections from then on.
+    const socket = connect(Number(address.split(':').at(-1)), '127.0.0.1')
+    await once(socket, 'connect')
+    socket.destroy()
+    if (name === 'front f') child.kill('SIGTERM')
+  }
+
+  t.equal(await exit, 0)
+  t.same(
+    addresses.map(([name]) => name),
+    ['admin', 'tunnel', 'front f'],
+    'probes come first, callers last'
+  )
+  for (const [, address] of addresses) t.match(address, /^127\.0\.0\.1:[1-9]\d+$/)
 })
 
 t.test('an address that is taken is one sentence and exit code 1', async t => {

@@ -57,11 +57,11 @@ t.test('run keeps trying, says so to probes, and ends with 0 at SIGTERM', async 
 
   const said: string[] = []
   for await (const line of createInterface(child.stdout)) {
-    const { msg, listen } = JSON.parse(line)
+    const { msg, event, name, address } = JSON.parse(line)
     said.push(msg)
-    if (msg !== 'admin listens') continue
-    t.equal((await fetch(`http://${listen}/livez`)).status, 200)
-    const ready = await fetch(`http://${listen}/readyz`)
+    if (event !== 'listening' || name !== 'admin') continue
+    t.equal((await fetch(`http://${address}/livez`)).status, 200)
+    const ready = await fetch(`http://${address}/readyz`)
     t.equal(ready.status, 503)
     t.match(await ready.text(), /127\.0\.0\.1:9/)
     child.kill('SIGTERM')

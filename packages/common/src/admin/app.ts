@@ -4,7 +4,7 @@
  */
 import { networkInterfaces } from 'node:os'
 import { fastify, type FastifyReply, type FastifyRequest } from 'fastify'
-import { formatListen, listenFailure } from '../listen.js'
+import { listenFailure, logListening } from '../listen.js'
 import type { Log } from '../log.js'
 
 /** Whether work can be done. `reasons` has one sentence for each thing that was looked at, good or bad. */
@@ -100,7 +100,7 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
   app.server.on('error', error => log.error({ err: error }, 'cannot accept'))
   const bound = app.server.address()
   const address = { host: listen.host, port: typeof bound === 'object' && bound ? bound.port : listen.port }
-  log.info({ listen: formatListen(address) }, 'admin listens')
+  logListening(log, 'admin', address)
   return { address, close: () => app.close() }
 }
 
