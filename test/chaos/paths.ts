@@ -10,7 +10,8 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import { requestHop } from '@tendril/shoot-client/transport/hop'
 import { type Cuttable, cuttable } from '../support/cuttable.js'
-import { type Child, accepting, freePort, start, startForTest } from '../support/process.js'
+import { type Child, accepting, start, startForTest } from '../support/process.js'
+import { reservePort } from '../support/ports.js'
 import type { Address } from '../support/proxies.js'
 
 export type Way = Cuttable & {
@@ -38,7 +39,7 @@ export async function reloadingHaproxy(
   to: Address
 ): Promise<Address & { reload(): Promise<void>; log(): string }> {
   const directory = mkdtempSync(join(tmpdir(), 'tendril-haproxy-'))
-  const port = await freePort()
+  const port = await reservePort()
   const config = join(directory, 'haproxy.cfg')
   writeFileSync(
     config,

@@ -21,14 +21,13 @@ import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { freePort, start, until, type Child } from '../support/process.js'
+import { start, until, type Child } from '../support/process.js'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../../..')
 const serverBin = join(root, 'packages/seed-server/bin/seed-server.js')
 const clientBin = join(root, 'packages/shoot-client/bin/shoot-client.js')
 
 const CLUSTER = 'demo'
-const UP_TIMEOUT_MS = 20_000
 /** Lines of a child's log that are shown when it fails. */
 const LOG_LINES = 15
 
@@ -72,8 +71,6 @@ async function demo(): Promise<void> {
     rmSync(directory, { recursive: true, force: true })
   })
   const pki = join(directory, 'pki')
-  const [tunnelPort, frontPort] = [await freePort(), await freePort()]
-  const [serverAdminPort, clientAdminPort] = [await freePort(), await freePort()]
 
   await run(
     serverBin,
@@ -102,42 +99,42 @@ async function demo(): Promise<void> {
   writeFileSync(
     seedConfig,
     `tunnel:
-  listen: 127.0.0.1:${tunnelPort}
+  listen: 127.0.0.1:0
   tls: { cert: pki/server.crt, key: pki/server.key, clientCa: pki/ca.crt }
 fronts:
   - name: kube-apiserver
-    listen: 127.0.0.1:${frontPort}
+    listen: 127.0.0.1:0
     tls: { cert: pki/server.crt, key: pki/server.key, clientCa: pki/ca.crt }
     callers: [kube-apiserver]
     cluster: ${CLUSTER}
 clusters: [{ name: ${CLUSTER} }]
-admin: { listen: 127.0.0.1:${serverAdminPort} }
+admin: { listen: 127.0.0.1:0 }
 `
   )
+  const server = launch('seed-server', serverBin, seedConfig)
+  const [tunnel, front, serverAdmin] = (await Promise.all(
+    ['tunnel', 'front kube-apiserver', 'admin'].map(name => server.listening(name))
+  )) as [string, string, string]
+  step('seed-server', `process ${server.pid}: clients arrive at ${tunnel}, kube-apiserver at ${front} (mTLS)`)
+
   const shootConfig = join(directory, 'shoot.yaml')
   writeFileSync(
     shootConfig,
     `cluster: ${CLUSTER}
 servers:
-  - url: wss://localhost:${tunnelPort}
-    address: 127.0.0.1:${tunnelPort}
+  - url: wss://localhost:${portOf(tunnel)}
+    address: ${tunnel}
 tls: { ca: pki/ca.crt, cert: pki/client-${CLUSTER}.crt, key: pki/client-${CLUSTER}.key }
 proxy: none
 targets: { allow: [127.0.0.0/8] }
-admin: { listen: 127.0.0.1:${clientAdminPort} }
+admin: { listen: 127.0.0.1:0 }
 `
   )
 
-  const server = launch('seed-server', serverBin, seedConfig)
-  await up(server, 'serves', `http://127.0.0.1:${serverAdminPort}/livez`)
-  step(
-    'seed-server',
-    `process ${server.pid}: clients arrive at 127.0.0.1:${tunnelPort}, kube-apiserver at 127.0.0.1:${frontPort} (mTLS)`
-  )
-
   const client = launch('shoot-client', clientBin, shootConfig)
-  await up(client, 'is connected', `http://127.0.0.1:${clientAdminPort}/readyz`)
-  await up(server, 'knows its client', `http://127.0.0.1:${serverAdminPort}/readyz`)
+  const clientAdmin = await client.listening('admin')
+  await up(client, 'is connected', `http://${clientAdmin}/readyz`)
+  await up(server, 'knows its client', `http://${serverAdmin}/readyz`)
   step(
     'shoot-client',
     `process ${client.pid}: dialled out to the server, identified as a client of cluster ${CLUSTER}`
@@ -149,7 +146,7 @@ admin: { listen: 127.0.0.1:${clientAdminPort} }
     `CONNECT ${addr} HTTP/1.1   (TLS 1.3, its own certificate, nothing but Host: 127.0.0.1)`
   )
   const stream = await apiserverDial({
-    front: { host: '127.0.0.1', port: frontPort },
+    front: { host: '127.0.0.1', port: portOf(front) },
     tls: {
       ca: readFileSync(join(pki, 'ca.crt')),
       cert: readFileSync(join(pki, 'kube-apiserver.crt')),
@@ -171,7 +168,7 @@ admin: { listen: 127.0.0.1:${clientAdminPort} }
     throw new Error(`the pod was called by process ${caller.process}, which is not shoot-client`)
   }
   const carried = await sample(
-    `http://127.0.0.1:${serverAdminPort}/metrics`,
+    `http://${serverAdmin}/metrics`,
     /^tendril_server_connects_total\{.*code="OK".*\} (\d+)$/m
   )
   if (carried !== 1) throw new Error(`seed-server has carried ${carried ?? 'no'} connections, expected one`)
@@ -181,30 +178,27 @@ admin: { listen: 127.0.0.1:${clientAdminPort} }
 
   const took = ((performance.now() - startedAt) / 1000).toFixed(1)
   console.log(`\n${paint(32, 'The answer came through the tunnel.')} (${took} s)\n`)
-  if (keep) tellWhatToTry(directory, frontPort, pod.port, serverAdminPort, clientAdminPort)
+  if (keep) tellWhatToTry(directory, { front, pod: `127.0.0.1:${pod.port}`, serverAdmin, clientAdmin })
   else tellWhatNext()
 }
 
 function tellWhatToTry(
   directory: string,
-  frontPort: number,
-  podPort: number,
-  serverAdminPort: number,
-  clientAdminPort: number
+  { front, pod, serverAdmin, clientAdmin }: Record<'front' | 'pod' | 'serverAdmin' | 'clientAdmin', string>
 ): void {
   const pki = join(directory, 'pki')
   console.log(`Everything stays up until Ctrl-C. Paste these into another terminal:
 
   # the pod, through the tunnel, with kube-apiserver's certificate
-  curl -p -x https://127.0.0.1:${frontPort} --proxy-cacert ${pki}/ca.crt --proxy-cert ${pki}/kube-apiserver.crt --proxy-key ${pki}/kube-apiserver.key http://127.0.0.1:${podPort}/
+  curl -p -x https://${front} --proxy-cacert ${pki}/ca.crt --proxy-cert ${pki}/kube-apiserver.crt --proxy-key ${pki}/kube-apiserver.key http://${pod}/
 
   # a port where nobody listens: the reason stands in the status line
-  curl -sv -p -x https://127.0.0.1:${frontPort} --proxy-cacert ${pki}/ca.crt --proxy-cert ${pki}/kube-apiserver.crt --proxy-key ${pki}/kube-apiserver.key http://127.0.0.1:1/ 2>&1 | grep '< HTTP'
+  curl -sv -p -x https://${front} --proxy-cacert ${pki}/ca.crt --proxy-cert ${pki}/kube-apiserver.crt --proxy-key ${pki}/kube-apiserver.key http://127.0.0.1:1/ 2>&1 | grep '< HTTP'
 
   # how the two are
-  curl http://127.0.0.1:${serverAdminPort}/readyz
-  curl http://127.0.0.1:${clientAdminPort}/readyz
-  curl -s http://127.0.0.1:${serverAdminPort}/metrics | grep ^tendril_
+  curl http://${serverAdmin}/readyz
+  curl http://${clientAdmin}/readyz
+  curl -s http://${serverAdmin}/metrics | grep ^tendril_
 
   # what kube-apiserver needs to use this front
   npx seed-server egress-config --config ${join(directory, 'seed.yaml')} --front kube-apiserver
@@ -262,18 +256,18 @@ async function run(bin: string, ...args: string[]): Promise<void> {
     throw new Error(`${child.name} ${args[0] ?? ''} ended with ${code ?? 'a signal'}:\n${child.log()}`)
 }
 
+function portOf(address: string): number {
+  return Number(address.slice(address.lastIndexOf(':') + 1))
+}
+
 /** Waits until a health address answers 200; a child that ends before is the end of the demo. */
 async function up(child: Child, what: string, url: string): Promise<void> {
   const state = { ended: false }
   void child.exited.then(() => (state.ended = true))
-  await until(
-    `${child.name} ${what}`,
-    async () => {
-      if (state.ended) throw new Error(`${child.name} ended before it ${what}`)
-      return (await ask(url)).status === 200
-    },
-    UP_TIMEOUT_MS
-  )
+  await until(`${child.name} ${what}`, async () => {
+    if (state.ended) throw new Error(`${child.name} ended before it ${what}`)
+    return (await ask(url)).status === 200
+  })
 }
 
 /** One number out of a page of metrics. */

@@ -21,13 +21,12 @@ import { shootSchema } from '@tendril/shoot-client/config'
 import { apiserverDial, type ApiserverOptions, type Front } from './apiserver.js'
 import { ask } from './ask.js'
 import { nothingLeft } from './leaks.js'
-import { freePort, start, until } from './process.js'
+import { TEARDOWN_MS, start, until } from './process.js'
+import { reserveAddress } from './ports.js'
 import type { Address } from './proxies.js'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../../..')
 
-/** How long a program may take until it is ready, or ended. */
-const READY_TIMEOUT_MS = 20_000
 /** Lines of log kept per program that runs in this process. */
 const LOG_LINES = 5_000
 
@@ -64,9 +63,10 @@ export interface Inhabitant {
   readonly admin: string
   /** The process id; this process's own when it lives here. */
   readonly pid: number
+  /** Resolves when everything listens that its configuration names. */
   start(): Promise<void>
-  /** Gracefully; may be called twice, and be followed by `start`. */
-  stop(): Promise<void>
+  /** Gracefully, a process for `graceMs` at most; may be called twice, and be followed by `start` at the same addresses. */
+  stop(graceMs?: number): Promise<void>
   /** For processes only. */
   kill(signal: NodeJS.Signals): Promise<void>
   log(): string
@@ -118,7 +118,7 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
   })
 
   const tunnels: Address[] = []
-  for (let index = 0; index < (options.servers ?? 1); index += 1) tunnels.push(await freeAddress())
+  for (let index = 0; index < (options.servers ?? 1); index += 1) tunnels.push(await reserveAddress())
   const serverTls = { cert: pki('server.crt'), key: pki('server.key'), clientCa: pki('ca.crt') }
   const inhabit = options.processes ? processInhabitant : localInhabitant
   const make = (kind: Kind, name: string, admin: Address, settings: Settings): Inhabitant => {
@@ -126,9 +126,15 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
     mkdirSync(directory, { recursive: true })
     // JSON is YAML.
     writeFileSync(configFile, JSON.stringify(settings, undefined, 2))
-    const inhabitant = inhabit({ kind, name, configFile, admin: `http://${written(admin)}` })
+    const inhabitant = inhabit({
+      kind,
+      name,
+      configFile,
+      admin: `http://${written(admin)}`,
+      listeners: listenersOf(settings)
+    })
     t.teardown(async () => {
-      await inhabitant.stop()
+      await inhabitant.stop(TEARDOWN_MS)
       if (!t.passing()) t.comment(`log of ${name}:\n${inhabitant.log()}`)
     })
     return inhabitant
@@ -139,9 +145,9 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
     const fronts: Record<string, Front> = {}
     for (const cluster of clusters) {
       fronts[cluster] =
-        front === 'unix' ? { path: join(directory, `${cluster}-${index}.sock`) } : await freeAddress()
+        front === 'unix' ? { path: join(directory, `${cluster}-${index}.sock`) } : await reserveAddress()
     }
-    const admin = await freeAddress()
+    const admin = await reserveAddress()
     const seed: Settings = {
       tunnel: { listen: written(tunnel), tls: serverTls },
       fronts: clusters.map(cluster => ({
@@ -166,7 +172,7 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
   const known = new Set<string>()
   for (const cluster of clusters) {
     for (let index = 0; index < clientCount; index += 1) {
-      const admin = await freeAddress()
+      const admin = await reserveAddress()
       const shoot: Settings = {
         cluster,
         servers: replicas.map(({ tunnel, reached }) => ({
@@ -216,10 +222,16 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
 }
 
 type Kind = 'seed-server' | 'shoot-client'
-type Plan = { kind: Kind; name: string; configFile: string; admin: string }
+type Plan = { kind: Kind; name: string; configFile: string; admin: string; listeners: string[] }
+
+/** Names in the `event: listening` lines of a program. */
+function listenersOf({ tunnel, fronts = [], admin }: Settings): string[] {
+  const names = (fronts as { name: string }[]).map(({ name }) => `front ${name}`)
+  return [...(tunnel ? ['tunnel'] : []), ...names, ...(admin ? ['admin'] : [])]
+}
 
 /** The program as a child process, through its bin. */
-function processInhabitant({ kind, name, configFile, admin }: Plan): Inhabitant {
+function processInhabitant({ kind, name, configFile, admin, listeners }: Plan): Inhabitant {
   const bin = join(root, 'packages', kind, 'bin', `${kind}.js`)
   let child: ReturnType<typeof start> | undefined
   let earlierLog = ''
@@ -236,20 +248,11 @@ function processInhabitant({ kind, name, configFile, admin }: Plan): Inhabitant 
       return child?.pid ?? -1
     },
     async start() {
-      child ??= start(name, process.execPath, [bin, 'run', '--config', configFile])
-      const state = { over: false }
-      void child.exited.then(() => (state.over = true))
-      await until(
-        `${name} lives`,
-        async () => {
-          if (state.over) throw new Error(`${name} ended early:\n${log()}`)
-          return (await ask(`${admin}/livez`)).status === 200
-        },
-        READY_TIMEOUT_MS
-      )
+      const starting = (child ??= start(name, process.execPath, [bin, 'run', '--config', configFile]))
+      await Promise.all(listeners.map(listener => starting.listening(listener)))
     },
-    async stop() {
-      await child?.stop()
+    async stop(graceMs) {
+      await child?.stop(graceMs)
       await ended()
     },
     async kill(signal) {
@@ -315,11 +318,7 @@ async function build(kind: Kind, file: string, parts: { log: Log; metrics: Metri
 }
 
 async function ready(name: string, admin: string): Promise<void> {
-  await until(`${name} is ready`, async () => (await ask(`${admin}/readyz`)).status === 200, READY_TIMEOUT_MS)
-}
-
-async function freeAddress(): Promise<Address> {
-  return { host: '127.0.0.1', port: await freePort() }
+  await until(`${name} is ready`, async () => (await ask(`${admin}/readyz`)).status === 200)
 }
 
 function written(where: Front): string {

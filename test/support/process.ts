@@ -3,17 +3,20 @@
  * with the test. Not a supervisor: a child that dies is an error of the test.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
-import { createServer, connect, type AddressInfo } from 'node:net'
+import { connect } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { accessSync, constants } from 'node:fs'
 import type { Test } from 'tap'
 
 /** Most characters of log kept per child; older ones are dropped. */
 const LOG_LIMIT = 64 * 1024
-/** How long a child may take to serve, and how long to end before it is killed. */
-const START_TIMEOUT_MS = 20_000
-const STOP_TIMEOUT_MS = 5_000
+/**
+ * After so long what is waited for counts as never happening. It keeps a test from hanging and measures nothing: a machine
+ * that has other work takes many times what an idle one does.
+ */
+export const PATIENCE_MS = 60_000
+/** Whoever is left at the end of a test is killed after so long. */
+export const TEARDOWN_MS = 5_000
 /** Between two looks at a fact that nobody announces. */
 const POLL_MS = 10
 
@@ -30,10 +33,12 @@ export type Child = {
   kill(signal: NodeJS.Signals): void
   /** Nobody reads what it writes until the returned function is called. It does not count as ended meanwhile. */
   stopReading(): () => void
-  /** SIGTERM, then SIGKILL. Resolves when it is gone; may be called twice. */
-  stop(): Promise<void>
+  /** SIGTERM, after `graceMs` SIGKILL. Resolves when it is gone; may be called twice. */
+  stop(graceMs?: number): Promise<void>
   /** Resolves when the log matches; rejects when the child ends before. */
   logs(pattern: RegExp): Promise<RegExpMatchArray>
+  /** Our programs only: the address in their first `event: listening` line of this name. Rejects when they end before. */
+  listening(name: string): Promise<string>
 }
 
 /** Starts a program. Ending it is the caller's duty: see `startForTest`. */
@@ -48,6 +53,9 @@ export function start(name: string, command: string, args: string[], env: NodeJS
     log = (log + chunk.toString()).slice(-LOG_LIMIT)
     for (const watcher of watchers) watcher()
   }
+  const addresses = new Map<string, string>()
+  const readAddresses = addressReader(addresses)
+  child.stdout!.on('data', readAddresses)
   child.stdout!.on('data', keep)
   child.stderr!.on('data', keep)
   let ended = false
@@ -64,6 +72,31 @@ export function start(name: string, command: string, args: string[], env: NodeJS
     child.once('close', end)
   })
 
+  /** Resolves with the first result of `look`, which is asked again whenever the child wrote something. */
+  const watch = <T>(what: string, look: () => T | undefined): Promise<T> =>
+    new Promise((resolve, reject) => {
+      const fail = (why: string) => {
+        finish()
+        reject(new Error(`${name} ${why}:\n${log}`))
+      }
+      const timer = setTimeout(() => fail(`did not log ${what} in ${PATIENCE_MS} ms`), PATIENCE_MS)
+      const finish = () => {
+        clearTimeout(timer)
+        watchers = watchers.filter(one => one !== watcher)
+      }
+      const watcher = () => {
+        const found = look()
+        if (found !== undefined) {
+          finish()
+          resolve(found)
+        } else if (ended) {
+          fail('ended early')
+        }
+      }
+      watchers.push(watcher)
+      watcher()
+    })
+
   return {
     name,
     pid: child.pid ?? -1,
@@ -78,40 +111,28 @@ export function start(name: string, command: string, args: string[], env: NodeJS
         child.stderr!.resume()
       }
     },
-    async stop() {
+    async stop(graceMs = PATIENCE_MS) {
       if (ended) return
       child.kill('SIGTERM')
-      const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS)
+      const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)
       await exited
       clearTimeout(timer)
     },
-    logs(pattern) {
-      return new Promise((resolve, reject) => {
-        const timer = setTimeout(() => {
-          finish(() => {
-            reject(new Error(`${name} did not log ${String(pattern)} in ${START_TIMEOUT_MS} ms:\n${log}`))
-          })
-        }, START_TIMEOUT_MS)
-        const finish = (settle: () => void) => {
-          clearTimeout(timer)
-          watchers = watchers.filter(one => one !== look)
-          settle()
-        }
-        const look = () => {
-          const match = pattern.exec(log)
-          if (match) {
-            finish(() => {
-              resolve(match)
-            })
-          } else if (ended) {
-            finish(() => {
-              reject(new Error(`${name} ended early:\n${log}`))
-            })
-          }
-        }
-        watchers.push(look)
-        look()
-      })
+    logs: pattern => watch(String(pattern), () => pattern.exec(log) ?? undefined),
+    listening: listener => watch(`that "${listener}" listens`, () => addresses.get(listener))
+  }
+}
+
+/** Fills `addresses` from what a program writes, in chunks of any size: the first one of each name stays. */
+function addressReader(addresses: Map<string, string>): (chunk: Buffer) => void {
+  let rest = ''
+  return chunk => {
+    const lines = (rest + chunk.toString()).split('\n')
+    rest = lines.pop() ?? ''
+    for (const line of lines) {
+      if (!line.includes('"event":"listening"')) continue
+      const { name, address } = JSON.parse(line) as { name: string; address: string }
+      if (!addresses.has(name)) addresses.set(name, address)
     }
   }
 }
@@ -131,13 +152,13 @@ export function startForTest(
 ): Child {
   const child = start(name, command, args, env)
   t.teardown(async () => {
-    await child.stop()
+    await child.stop(TEARDOWN_MS)
     if (!t.passing()) t.comment(`log of ${name}:\n${child.log()}`)
   })
   return child
 }
 
-/** Resolves when something accepts connections there; rejects when the child that should has ended, or after 20 s. */
+/** Resolves when something accepts connections there; rejects when the child that should has ended, or after PATIENCE_MS. */
 export async function accepting(
   where: { host: string; port: number } | { path: string },
   child: Child
@@ -146,9 +167,9 @@ export async function accepting(
   void child.exited.then(
     ({ code, signal }) => (state.over = `${child.name} ended early (${signal ?? code ?? 'not started'})`)
   )
-  const giveUpAt = performance.now() + START_TIMEOUT_MS
+  const giveUpAt = performance.now() + PATIENCE_MS
   while (!(await accepts(where))) {
-    if (performance.now() > giveUpAt) state.over = `${child.name} does not serve after ${START_TIMEOUT_MS} ms`
+    if (performance.now() > giveUpAt) state.over = `${child.name} does not serve after ${PATIENCE_MS} ms`
     if (state.over) throw new Error(`${state.over}:\n${child.log()}`)
     await new Promise(resolve => setTimeout(resolve, POLL_MS))
   }
@@ -171,29 +192,12 @@ function accepts(where: { host: string; port: number } | { path: string }): Prom
 export async function until(
   what: string,
   fact: () => boolean | Promise<boolean>,
-  timeoutMs = 10_000
+  timeoutMs = PATIENCE_MS
 ): Promise<void> {
   const giveUpAt = performance.now() + timeoutMs
   while (!(await fact())) {
     if (performance.now() > giveUpAt) throw new Error(`waited ${timeoutMs} ms in vain until ${what}`)
     await new Promise(resolve => setTimeout(resolve, POLL_MS))
-  }
-}
-
-/** The kernel may offer the same port twice in a row; this process never hands one out again. */
-const handedOut = new Set<number>()
-
-/** A port nobody listens on at this moment. For programs that cannot listen on port 0 and say which they got. */
-export async function freePort(host = '127.0.0.1'): Promise<number> {
-  for (;;) {
-    const server = createServer().listen(0, host)
-    await once(server, 'listening')
-    const { port } = server.address() as AddressInfo
-    server.close()
-    await once(server, 'close')
-    if (handedOut.has(port)) continue
-    handedOut.add(port)
-    return port
   }
 }
 

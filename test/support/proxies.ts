@@ -10,10 +10,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
 import type { Test } from 'tap'
-import { accepting, freePort, start, type Child } from './process.js'
-
-/** The port is chosen before the proxy binds it; somebody else may be faster. */
-const PORT_ATTEMPTS = 5
+import { reservePort } from './ports.js'
+import { TEARDOWN_MS, accepting, start, type Child } from './process.js'
 
 export type Address = { host: string; port: number }
 
@@ -152,7 +150,7 @@ export async function squid(
 
 type Plan = { command: string; args: string[]; files: Record<string, string>; owner?: string }
 
-/** Writes the configuration, starts the program, waits until it accepts; takes another port when that one is gone. */
+/** Writes the configuration, starts the program, waits until it accepts. */
 async function startProxy(
   t: Test,
   name: string,
@@ -161,28 +159,20 @@ async function startProxy(
   const directory = mkdtempSync(join(tmpdir(), `tendril-${name}-`))
   const state: { child?: Child } = {}
   t.teardown(async () => {
-    await state.child?.stop()
+    await state.child?.stop(TEARDOWN_MS)
     if (!t.passing() && state.child) t.comment(`log of ${name}:\n${state.child.log()}`)
     rmSync(directory, { recursive: true, force: true })
   })
-  for (let attempt = 1; ; attempt += 1) {
-    const port = await freePort()
-    const { command, args, files, owner } = plan(directory, port)
-    for (const [file, text] of Object.entries(files)) writeFileSync(join(directory, file), `${text}\n`)
-    if (owner) giveTo(owner, directory, Object.keys(files))
-    // The paths in a configuration may be relative to its directory.
-    const inDirectory = args.map(arg => (arg in files ? join(directory, arg) : arg))
-    const child = start(name, command, inDirectory)
-    state.child = child
-    try {
-      await accepting({ host: '127.0.0.1', port }, child)
-    } catch (error) {
-      await child.stop()
-      if (attempt < PORT_ATTEMPTS && /in use|cannot bind/i.test(child.log())) continue
-      throw error
-    }
-    return { host: '127.0.0.1', port, child, log: () => child.log(), stop: () => child.stop() }
-  }
+  const port = await reservePort()
+  const { command, args, files, owner } = plan(directory, port)
+  for (const [file, text] of Object.entries(files)) writeFileSync(join(directory, file), `${text}\n`)
+  if (owner) giveTo(owner, directory, Object.keys(files))
+  // The paths in a configuration may be relative to its directory.
+  const inDirectory = args.map(arg => (arg in files ? join(directory, arg) : arg))
+  const child = start(name, command, inDirectory)
+  state.child = child
+  await accepting({ host: '127.0.0.1', port }, child)
+  return { host: '127.0.0.1', port, child, log: () => child.log(), stop: () => child.stop() }
 }
 
 function giveTo(user: string, directory: string, files: string[]): void {

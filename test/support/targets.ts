@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer as createHttpServer, type RequestListener } from 'node:http'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import { reservePort } from './ports.js'
 import { start } from './process.js'
 
 /** What a target needs of a test: a place to leave its clean-up. */
@@ -216,14 +217,9 @@ export function replyAfterFinTarget(t: Teardown, options?: Listen): Promise<Targ
   )
 }
 
-/** A port that answers RST: bound a moment ago, by nobody now. */
-export async function refusedPort(host = '127.0.0.1'): Promise<number> {
-  const server = createServer().listen(0, host)
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
+/** A port that answers RST: nobody listens there, and nobody will. */
+export function refusedPort(host = '127.0.0.1'): Promise<number> {
+  return reservePort(host)
 }
 
 /**
@@ -246,10 +242,12 @@ export async function blackHole(t: Teardown): Promise<{ host: string; port: numb
     const filler = connect({ host: '127.0.0.1', port })
     fillers.push(filler)
     filler.on('error', () => {})
-    full = await Promise.race([
-      once(filler, 'connect').then(() => false),
-      new Promise<boolean>(resolve => setTimeout(resolve, 200, true))
-    ])
+    const state = { connected: false }
+    filler.once('connect', () => (state.connected = true))
+    await Promise.race([once(filler, 'connect'), new Promise(resolve => setTimeout(resolve, 200))])
+    // A busy loop of events runs late timers first: what the kernel has completed meanwhile is heard of in this turn.
+    await new Promise(resolve => setImmediate(resolve))
+    full = !state.connected
   }
   return { host: '127.0.0.1', port, addr: `127.0.0.1:${port}` }
 }

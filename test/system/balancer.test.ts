@@ -3,7 +3,8 @@ import t from 'tap'
 import { randomHaproxy } from '../chaos/paths.js'
 import { figure, logged } from '../chaos/traffic.js'
 import { type Settings, house } from '../support/house.js'
-import { freePort, requireTool, until } from '../support/process.js'
+import { reservePort } from '../support/ports.js'
+import { requireTool, until } from '../support/process.js'
 
 const SERVERS = 5
 
@@ -11,7 +12,7 @@ t.test(
   `a client finds ${SERVERS} servers behind a random balancer, and the one that was replaced`,
   async t => {
     if (!requireTool(t, 'haproxy')) return
-    const port = await freePort()
+    const port = await reservePort()
     const { replicas, clients } = await house(t, {
       servers: SERVERS,
       startClients: false,

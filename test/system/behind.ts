@@ -8,7 +8,7 @@ import { connect, createServer, type AddressInfo } from 'node:net'
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import type { Test } from 'tap'
 import { house, type Settings, type TestHouse } from '../support/house.js'
-import { freePort } from '../support/process.js'
+import { reserveAddress } from '../support/ports.js'
 import type { Address, Proxy, SniRoutes } from '../support/proxies.js'
 
 export const NAMES = { blue: 'blue.vpn.test', green: 'green.vpn.test', web: 'www.site.test' }
@@ -43,7 +43,7 @@ export async function city(
   { proxyProtocol, processes = false, entrance, startClients = true, askFor = nameOf }: CityOptions = {}
 ): Promise<City> {
   // The proxy's file names all backends, so their ports are chosen first.
-  const [blue, green, web] = [await free(), await free(), await free()]
+  const [blue, green, web] = [await reserveAddress(), await reserveAddress(), await reserveAddress()]
   // Begun before the house and so ended after it: the last words of a client still have to pass.
   const proxy = await proxyWith(t, {
     routes: { [NAMES.blue]: blue, [NAMES.green]: green, [NAMES.web]: web },
@@ -112,10 +112,6 @@ export async function city(
 
 function nameOf(cluster: string): string {
   return NAMES[cluster as Cluster]
-}
-
-async function free(): Promise<Address> {
-  return { host: '127.0.0.1', port: await freePort() }
 }
 
 /** A relay whose connections come from another address of this machine: somebody who can be told apart. */

@@ -9,7 +9,8 @@ import { randomHaproxy } from '../chaos/paths.js'
 import { WHOLE, figure } from '../chaos/traffic.js'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { type Settings, house } from '../support/house.js'
-import { freePort, requireTool, until } from '../support/process.js'
+import { reservePort } from '../support/ports.js'
+import { requireTool, until } from '../support/process.js'
 import { podTarget } from '../support/targets.js'
 
 const SERVERS = 3
@@ -26,8 +27,8 @@ const PATIENCE_MS = 30_000
 
 t.test('every client and every server behind haproxy is replaced in turn, and no request fails', async t => {
   if (!requireTool(t, 'haproxy')) return
-  const tunnelPort = await freePort()
-  const frontPort = await freePort()
+  const tunnelPort = await reservePort()
+  const frontPort = await reservePort()
   const home = await house(t, {
     servers: SERVERS,
     clients: CLIENTS,

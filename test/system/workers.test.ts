@@ -9,11 +9,12 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { MIB, figure, hashOf } from '../chaos/traffic.js'
-import { type Front, apiserverDial, httpGet } from '../support/apiserver.js'
+import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
 import { type Cuttable, cuttable } from '../support/cuttable.js'
 import { type Settings, type TestHouse, house } from '../support/house.js'
-import { type Child, freePort, startForTest, until } from '../support/process.js'
+import { reserveAddress } from '../support/ports.js'
+import { type Child, startForTest, until } from '../support/process.js'
 import { echoTarget, podTarget, sourceTarget } from '../support/targets.js'
 
 const WORKERS = 2
@@ -70,7 +71,7 @@ function caller({ pki }: TestHouse) {
 t.test(
   'a client is linked to each worker; every CONNECT at every front succeeds; metrics are of all',
   async t => {
-    const plain: Front = { host: '127.0.0.1', port: await freePort() }
+    const plain = await reserveAddress()
     const paths: string[] = []
     const home = await house(t, {
       processes: true,
