@@ -8,7 +8,8 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { writePki } from '@tendril/seed-server/identity/authority'
-import { freePort, until } from '../support/process.js'
+import { reservePort } from '../support/ports.js'
+import { until } from '../support/process.js'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../../..')
 const PROGRAMS = ['seed-server', 'shoot-client'] as const
@@ -73,7 +74,7 @@ async function stopped(child: ChildProcess): Promise<unknown> {
 
 t.test('a full disk: lines are dropped and counted, the program serves on and stops', async t => {
   const check = async (program: Program): Promise<void> => {
-    const port = await freePort()
+    const port = await reservePort()
     const directory = await configure(t, port)
     const full = openSync('/dev/full', 'w')
     t.teardown(() => closeSync(full))
@@ -95,7 +96,7 @@ t.test('a full disk: lines are dropped and counted, the program serves on and st
 
 t.test('a reader that leaves: the program serves on and stops', async t => {
   const check = async (program: Program): Promise<void> => {
-    const port = await freePort()
+    const port = await reservePort()
     const directory = await configure(t, port)
 
     const child = run(
@@ -116,7 +117,7 @@ t.test('a reader that leaves: the program serves on and stops', async t => {
 })
 
 t.test('when it works again a line says how many are missing', async t => {
-  const port = await freePort()
+  const port = await reservePort()
   const directory = await configure(t, port)
   const fifo = join(directory, 'log')
   execFileSync('mkfifo', [fifo])
@@ -142,7 +143,7 @@ t.test('when it works again a line says how many are missing', async t => {
 })
 
 t.test('several workers on a full disk', async t => {
-  const port = await freePort()
+  const port = await reservePort()
   const directory = await configure(t, port)
   const full = openSync('/dev/full', 'w')
   t.teardown(() => closeSync(full))
