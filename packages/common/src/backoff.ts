@@ -17,6 +17,8 @@ export type BackoffOptions = {
 export interface Backoff {
   /** Failures in a row: 0 after a connection that proved itself. */
   readonly failures: number
+  /** Whether a connection that lived for `livedMs` counts as good. */
+  isProven(livedMs: number): boolean
   /** After an attempt whose connection lived for `livedMs` (0: never came up). The first answer is 0: retry at once. */
   delayAfter(livedMs: number): number
   /** After a failure that only a change elsewhere can mend: between one and two caps, never at once. */
@@ -38,6 +40,7 @@ export function createBackoff({
     get failures() {
       return failures
     },
+    isProven: livedMs => livedMs >= provenMs,
     delayAfter(livedMs) {
       if (livedMs >= provenMs) failures = 0
       failures++

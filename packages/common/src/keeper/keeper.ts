@@ -7,8 +7,9 @@
  *     missing? ──no──► asleep until something changes
  *        │yes
  *        ▼
- *     connect ──► which server is it? ──► a line of its that is down or old: go on with it
- *        │ failed        │               ──► a server without a line: a new line
+ *     connect ──► which server is it? ──► lines of its that are down: the one that waited longest goes on
+ *        │ failed        │               ──► a line that is old: goes on, before its connection is cut
+ *        │               │               ──► a server without a line: a new line
  *        ▼               └──────────────────► one that we hold already: leave, try again soon
  *     wait (full jitter)
  */
@@ -62,6 +63,10 @@ const DUPLICATE_DELAY_MAX_MS = 5_000
 const GONE_AFTER = 8
 /** A pause ends at most so long after a new server was announced, in milliseconds: by chance, for many hear of it at once. */
 const NEWCOMER_DELAY_MAX_MS = 1_000
+/** While lines are down each of them can be tried this often, whatever happened, before its streams are given up. */
+const TRIES_PER_WINDOW = 4
+/** However many they are and however short the window: no bound on a pause is shorter, in milliseconds. */
+const PAUSE_BOUND_MIN_MS = 500
 
 type DoorState = {
   door: Door
@@ -175,16 +180,17 @@ export class Keeper {
     for (const state of this.#doors) {
       state.duplicates = 0
       state.wake?.()
-      if (newcomers) this.#shorten(state)
+      // What a door was made to wait for says nothing about a server that is new.
+      if (newcomers) this.#shorten(state, NEWCOMER_DELAY_MAX_MS)
     }
   }
 
-  /** What a door was made to wait for says nothing about a server that is new. */
-  #shorten(state: DoorState): void {
+  /** The pause of a door, if it pauses, ends after at most `maxMs`. */
+  #shorten(state: DoorState, maxMs: number): void {
     const { clock, random = Math.random } = this.#options
     const { skip } = state
     if (!skip) return
-    clock.after(random() * NEWCOMER_DELAY_MAX_MS, () => {
+    clock.after(random() * maxMs, () => {
       if (state.skip === skip) skip()
     })
   }
@@ -280,9 +286,9 @@ export class Keeper {
       return 0
     }
     const lines = this.#linesTo(server)
-    const needy = lines.find(line => line.wantsCarrier)
+    const [needy] = lines.filter(line => line.wantsCarrier).sort((one, other) => one.compareNeed(other))
     const free = [...Array(this.#options.slots).keys()].find(slot => !lines.some(line => line.slot === slot))
-    if (!state.released || lines.length > 0) state.led.add(server)
+    if (!state.released) state.led.add(server)
     this.#forgetOthers(state, server)
     if (!needy && (free === undefined || this.#draining || state.released)) {
       carrier.close('CLOSED', 'this client is connected already')
@@ -347,14 +353,30 @@ export class Keeper {
     const gone = this.#linesTo(line.server).length === 0
     if (gone) this.#announcements.delete(line.server)
     this.#readAnnouncements()
-    const cameUpMs = this.#options.clock.now() - line.livedMs
     for (const state of this.#doors) {
-      // One cut takes many lines, and is charged once: to the first of those that were up at the same time.
-      const charged = cameUpMs <= state.chargedAtMs
-      if (!line.up && !charged && state.led.has(line.server)) state.lostAfterMs ??= line.livedMs
+      if (!line.up && state.led.has(line.server)) this.#lost(state, line)
       if (gone) state.led.delete(line.server)
       state.wake?.()
     }
+  }
+
+  /** A line that began behind this door has no connection any more. */
+  #lost(state: DoorState, line: Line): void {
+    const cameUpMs = this.#options.clock.now() - line.livedMs
+    // One cut takes many lines, and is charged once: to the first of those that were up at the same time.
+    if (cameUpMs > state.chargedAtMs) state.lostAfterMs ??= line.livedMs
+    // A pause that began for another reason, when nothing was at stake, may be far too long.
+    if (line.over) return
+    if (state.backoff.isProven(line.livedMs)) state.skip?.()
+    else this.#shorten(state, this.#longestPauseMs(state))
+  }
+
+  /** How long a door may pause: lines that are down share their window, and each is to be tried a few times in it. */
+  #longestPauseMs({ led }: DoorState): number {
+    const down = this.lines.filter(line => !line.up && led.has(line.server))
+    if (down.length === 0) return Infinity
+    const windowMs = Math.min(...down.map(line => line.resumeWindowMs))
+    return Math.max(PAUSE_BOUND_MIN_MS, windowMs / (TRIES_PER_WINDOW * down.length))
   }
 
   /** At once after a line that had proved itself; a line that comes and goes is given time. */
@@ -400,7 +422,11 @@ export class Keeper {
     return delayMs
   }
 
-  #pause(state: DoorState, delayMs: number): Promise<void> {
+  #pause(state: DoorState, wishedMs: number): Promise<void> {
+    const { random = Math.random } = this.#options
+    const longestMs = this.#longestPauseMs(state)
+    // By chance, for the lines of many clients may have been lost together.
+    const delayMs = wishedMs > longestMs ? random() * longestMs : wishedMs
     if (this.#stop.signal.aborted || delayMs === 0) return Promise.resolve()
     return new Promise(resolve => {
       const done = (): void => {

@@ -35,6 +35,9 @@ export class Line {
   #asking: Carrier | undefined
   /** The connection is old: it is to be replaced while it still works. */
   #stale = false
+  /** Since when it has had no connection, or an old one. */
+  #waitingSinceMs: number
+  #resumeWindowMs: number
   #ageTimer: Timer | undefined
   #upAtMs = 0
   #livedMs = 0
@@ -45,6 +48,8 @@ export class Line {
     this.slot = options.self.slot
     this.link = options.link
     this.session = options.session
+    this.#waitingSinceMs = options.clock.now()
+    this.#resumeWindowMs = options.link.limits.resumeWindowMs
     this.link.on('up', () => this.#linkOnUp())
     this.link.on('down', () => this.#linkOnEnd())
     this.link.on('close', () => this.#linkOnEnd())
@@ -72,11 +77,26 @@ export class Line {
     return !this.over && !this.#asking && (!this.up || this.#stale)
   }
 
+  /** How long both sides keep the streams while there is no connection, in milliseconds. */
+  get resumeWindowMs(): number {
+    return this.#resumeWindowMs
+  }
+
+  /**
+   * Of two lines that want a connection: below 0 when this one is to have it first. Down before old, and the one that
+   * has waited longest before the others: whatever a path lets through, each has its turn.
+   */
+  compareNeed(other: Line): number {
+    return Number(this.up) - Number(other.up) || this.#waitingSinceMs - other.#waitingSinceMs
+  }
+
   /** Goes on over `carrier`, or begins. Rejects as `shakeHands` does. */
   async attach(carrier: Carrier): Promise<void> {
+    const { self, clock } = this.#options
     this.#asking = carrier
     try {
-      await shakeHands(carrier, this.link, this.#options.self, { clock: this.#options.clock })
+      const { resumeWindowMs } = await shakeHands(carrier, this.link, self, { clock })
+      this.#resumeWindowMs = Math.min(this.link.limits.resumeWindowMs, resumeWindowMs)
     } finally {
       this.#asking = undefined
     }
@@ -97,6 +117,7 @@ export class Line {
       // Between 80 and 90 %: early enough to be done in time, and not all lines at once.
       this.#ageTimer = clock.after(maxAgeMs * (0.8 + 0.1 * random()), () => {
         this.#stale = true
+        this.#waitingSinceMs = clock.now()
         this.#changed()
       })
     }
@@ -104,7 +125,8 @@ export class Line {
   }
 
   #linkOnEnd(): void {
-    if (this.#upAtMs > 0) this.#livedMs = this.#options.clock.now() - this.#upAtMs
+    this.#waitingSinceMs = this.#options.clock.now()
+    if (this.#upAtMs > 0) this.#livedMs = this.#waitingSinceMs - this.#upAtMs
     this.#upAtMs = 0
     this.#ageTimer?.cancel()
     this.#changed()

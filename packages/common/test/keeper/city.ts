@@ -170,6 +170,14 @@ export function createCity(options: CityOptions = {}) {
         clock.tick(Math.min(ms > 60_000 ? 250 : 5, endMs - clock.now()))
       }
     },
+    /** As `pass`, but from one timer to the next: for long times in which little happens. */
+    async leap(ms: number): Promise<void> {
+      const endMs = clock.now() + ms
+      while (clock.now() < endMs) {
+        for (let turn = 0; turn < 4; turn++) await new Promise(resolve => setImmediate(resolve))
+        clock.tick(Math.max(0, Math.min(clock.nextMs, endMs) - clock.now()))
+      }
+    },
     now: () => clock.now() - 1_000,
     async end(): Promise<void> {
       city.keeper.stop(new TunnelError('DRAINING', 'the test ends'))

@@ -116,6 +116,87 @@ t.test('a line that is lost again after that is charged again', async t => {
   await city.end()
 })
 
+t.test('a connection goes to a line that is down before one that is old, and to a new one last', async t => {
+  let connects = 0
+  let release = (): void => {}
+  const city = createCity({
+    slots: 3,
+    maxAgeMs: 100_000,
+    doors: city => [
+      {
+        name: 'gate',
+        async connect(signal) {
+          if (++connects > 2) await new Promise<void>(resolve => (release = resolve))
+          return city.door(0).connect(signal)
+        }
+      }
+    ]
+  })
+  await city.pass(95_000)
+  const [old, lost] = city.keeper.lines
+  t.same([old?.wantsCarrier, lost?.wantsCarrier], [true, true], 'both are old')
+
+  // The line that is first in every list only has an old connection.
+  city.carriers[1]?.cut()
+  await city.pass(1_000)
+  release()
+  await city.pass(100, () => lost?.up === true)
+  t.ok(lost?.up, 'the line that was lost goes on')
+  t.notOk(city.carriers[0]?.over, 'the old connection is not replaced yet')
+  release()
+  await city.pass(100, () => city.carriers[0]?.over === true)
+
+  t.ok(city.carriers[0]?.over, 'now it is')
+  t.equal(city.keeper.lines.length, 2)
+  release()
+  await city.pass(100, () => city.keeper.lines.length === 3)
+  t.equal(city.keeper.lines.length, 3, 'and then there is a new line')
+  await city.end()
+})
+
+t.test('a line that is lost does not sit out a pause that began for another reason', async t => {
+  let denied = false
+  const city = createCity({
+    slots: 2,
+    doors: city => [
+      {
+        name: 'denied',
+        async connect(signal) {
+          if (city.keeper?.lines.length !== 1 || !denied) return city.door(0).connect(signal)
+          throw new TunnelError('CLUSTER_DENIED', 'not this one')
+        }
+      }
+    ]
+  })
+  denied = true
+  await city.pass(20_000)
+  const [line] = city.keeper.lines
+  t.equal(city.keeper.lines.length, 1, 'the second is refused, and asked for again in a minute at most')
+
+  denied = false
+  city.carriers[0]?.cut()
+  t.ok(await city.pass(100, () => line?.up === true), 'it had proved itself: at once')
+
+  await city.pass(100, () => city.keeper.lines.length === 2)
+  await city.end()
+})
+
+t.test('a door that is released before it led anywhere is forgotten, whoever answers there', async t => {
+  const city = createCity({ doors: city => [city.door(0, 'kept')] })
+  await city.pass(1_000)
+  const release = city.keeper.open(city.door(0, 'released'))
+  await city.pass(5)
+
+  release()
+  await city.pass(1_000)
+
+  t.same(
+    city.keeper.doors.map(({ name }) => name),
+    ['kept']
+  )
+  await city.end()
+})
+
 t.test('what a server that has just started says does not undo what the others say', async t => {
   const city = createCity({ servers: 3, doors: city => [city.balancer()] })
   const [, away, fresh] = city.replicas

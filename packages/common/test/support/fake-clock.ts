@@ -14,6 +14,13 @@ export class FakeClock implements Clock {
     return this.#timers.size
   }
 
+  /** When the next timer is due; Infinity when there is none. */
+  get nextMs(): number {
+    let next = Infinity
+    for (const { atMs } of this.#timers) next = Math.min(next, atMs)
+    return next
+  }
+
   after(ms: number, callback: () => void): Timer {
     const timer = { atMs: this.#nowMs + ms, callback }
     this.#timers.add(timer)
