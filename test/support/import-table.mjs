@@ -98,7 +98,10 @@ export const table = [
     may: ['common/config/**', 'common/listen', ...words, 'node:*', 'node:*/*', 'yaml', 'zod']
   },
   { files: ['common/config'], may: ['common/config/**', ...words, 'node:*', 'node:*/*', 'yaml', 'zod'] },
-  { files: ['common/command'], may: ['common/config', 'common/log', 'common/log-output', ...words, 'commander'] },
+  {
+    files: ['common/command'],
+    may: ['common/config', 'common/log', 'common/log-output', ...words, 'commander']
+  },
   { files: ['common/*'], may: ['common/*', 'node:*', 'node:*/*', 'pino', 'prom-client'] },
 
   // The doors of the server.

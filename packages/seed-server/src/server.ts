@@ -127,7 +127,7 @@ export class Server implements House {
     // Health first: probes see a server that is alive and not ready while the rest is opened.
     if (admin) {
       this.#admin = await createAdmin({
-        listen: admin.listen,
+        ...admin,
         clusters,
         clientsOf: cluster => this.clientsOf(cluster),
         metrics: this.#metrics.registry,

@@ -71,7 +71,7 @@ export class Client implements House {
     const { tls, admin, reconnect, servers, connections } = this.#config
     if (admin) {
       this.#admin = await createAdmin({
-        listen: admin.listen,
+        ...admin,
         links: () => this.#links(),
         metrics: this.#metrics.registry,
         log: this.#log

@@ -2,10 +2,13 @@
  * The admin door of both programs: `/livez`, `/readyz`, `/metrics` over plain HTTP, only to be read. Knows nothing
  * of what it reports; readiness and metrics come in as functions. Kubernetes probes are its first readers.
  */
+import type { Socket } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { fastify, type FastifyReply, type FastifyRequest } from 'fastify'
 import { listenFailure, logListening } from '../listen.js'
 import type { Log } from '../log.js'
+import { AdminConnections } from './connections.js'
+import { isHostAllowed } from './hosts.js'
 
 /** Whether work can be done. `reasons` has one sentence for each thing that was looked at, good or bad. */
 export type Readiness = { ok: boolean; reasons: string[] }
@@ -22,8 +25,12 @@ export type AdminOptions = {
   log: Log
   /** From connect to the end of a request's header. Then the answer is 408. Default 5000; looked at once a second. */
   headerTimeoutMs?: number
-  /** Connections at once; one more is closed without a word. Default 256. */
+  /** Names that may stand in Host, beside addresses and names without a dot. Default none. */
+  allowedHosts?: readonly string[]
+  /** Connections at once; one more closes an idle one of the source address that has most. Default 256. */
   maxConnections?: number
+  /** Connections at once from one address; one more closes its oldest idle one. Default 32. */
+  maxConnectionsPerSource?: number
 }
 
 export type Admin = {
@@ -37,6 +44,9 @@ export type Admin = {
 export const ADMIN_HEADER_TIMEOUT_MS = 5_000
 export const ADMIN_HEADER_LIMIT_BYTES = 8_192
 export const ADMIN_MAX_CONNECTIONS = 256
+export const ADMIN_MAX_CONNECTIONS_PER_SOURCE = 32
+/** A connection on which nothing moves is closed, also one whose reader does not take the answer. */
+export const ADMIN_IDLE_TIMEOUT_MS = 10_000
 /** How often Node looks for connections past their timeout. */
 const TIMEOUT_CHECK_MS = 1_000
 
@@ -50,12 +60,17 @@ const PAGES = { '/livez': 'the process runs', '/readyz': 'it can do its work', '
  */
 export async function createAdmin(options: AdminOptions): Promise<Admin> {
   const { program, listen, ready, live, metrics, log } = options
-  const { headerTimeoutMs = ADMIN_HEADER_TIMEOUT_MS, maxConnections = ADMIN_MAX_CONNECTIONS } = options
+  const { headerTimeoutMs = ADMIN_HEADER_TIMEOUT_MS, allowedHosts = [] } = options
+  const connections = new AdminConnections({
+    total: options.maxConnections ?? ADMIN_MAX_CONNECTIONS,
+    perSource: options.maxConnectionsPerSource ?? ADMIN_MAX_CONNECTIONS_PER_SOURCE
+  })
   const app = fastify({
     // Probes keep their connections open; they must not keep the process.
     forceCloseConnections: true,
     requestTimeout: headerTimeoutMs,
     keepAliveTimeout: headerTimeoutMs,
+    connectionTimeout: ADMIN_IDLE_TIMEOUT_MS,
     bodyLimit: 1,
     http: {
       headersTimeout: headerTimeoutMs,
@@ -63,11 +78,12 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
       maxHeaderSize: ADMIN_HEADER_LIMIT_BYTES
     }
   })
-  app.server.maxConnections = maxConnections
+  app.server.on('connection', (socket: Socket) => connections.add(socket))
 
   app.addHook('onRequest', async (request, reply) => {
+    reply.raw.once('close', connections.begin(request.raw.socket))
     void reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
-    return refuseWriters(request, reply)
+    return refuseStrangers(request, reply, allowedHosts) ?? refuseWriters(request, reply)
   })
   app.get('/', (_, reply) => reply.type('text/html; charset=utf-8').send(index(program)))
   app.get('/livez', async (request, reply) =>
@@ -112,10 +128,21 @@ function everywhere(): string {
   return hasIpv6 ? '::' : '0.0.0.0'
 }
 
-async function refuseWriters(
-  request: FastifyRequest,
-  reply: FastifyReply
-): Promise<FastifyReply | undefined> {
+function refuseStrangers(
+  { headers: { host } }: FastifyRequest,
+  reply: FastifyReply,
+  allowed: readonly string[]
+): FastifyReply | undefined {
+  if (isHostAllowed(host, allowed)) return undefined
+  // RFC 9110 §15.5.20: not able to answer for this authority.
+  return reply
+    .code(421)
+    .header('connection', 'close')
+    .type(TEXT)
+    .send('this name is not served here: ask by address, or add the name to admin.allowedHosts\n')
+}
+
+function refuseWriters(request: FastifyRequest, reply: FastifyReply): FastifyReply | undefined {
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     return reply
       .code(405)

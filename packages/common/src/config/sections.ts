@@ -1,7 +1,7 @@
 /** The sections that both programs' configurations have: `session`, `admin` and `log`. */
 import type * as z from 'zod'
 import type { LinkLimits, SessionLimits } from '../index.js'
-import { choice, count, duration, listenTcp, section, size } from './fields.js'
+import { choice, count, duration, list, listenTcp, section, size, text } from './fields.js'
 
 /** How much the streams of one session may have under way. */
 export const sessionSection = section(
@@ -122,7 +122,14 @@ export const adminSection = section(
   {
     listen: listenTcp({
       about: 'Where. It asks nobody who they are: keep it on loopback or inside the pod network.'
-    })
+    }),
+    allowedHosts: list(
+      'Names by which it may be asked (Host), `*.` in front for any name below. Addresses, `localhost` and names without a dot need no mention; any other name is answered 421, so that no page in a browser reads it under a name of its own (DNS rebinding).',
+      text({
+        fits: written => /^(\*\.)?[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*$/.test(written),
+        expected: 'a name such as tendril.example.org or *.example.org'
+      })
+    ).default(['*.svc', '*.svc.cluster.local'])
   }
 ).optional()
 

@@ -1,9 +1,11 @@
-import { connect } from 'node:net'
+import { once } from 'node:events'
+import { type Socket, connect } from 'node:net'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import {
   type Admin,
   ADMIN_HEADER_LIMIT_BYTES,
+  ADMIN_MAX_CONNECTIONS_PER_SOURCE,
   type AdminOptions,
   createAdmin,
   type Readiness
@@ -14,7 +16,7 @@ import { createMetrics } from '../../src/metrics.js'
 async function admin(
   t: Test,
   ready: () => Readiness = () => ({ ok: true, reasons: ['all is well'] }),
-  limits: Pick<AdminOptions, 'headerTimeoutMs' | 'maxConnections'> = {}
+  limits: Partial<AdminOptions> = {}
 ): Promise<Admin & { url: string }> {
   const { registry: metrics } = createMetrics({ program: 'x', version: '0', processMetrics: false })
   const log = createLog({ level: 'silent' })
@@ -114,20 +116,83 @@ t.test('who begins a request and never ends it is sent away, and others are serv
   t.match(await slow, /^HTTP\/1\.1 408 /)
 })
 
-t.test('as many connections as the limit allows are served, one more is closed', async t => {
-  const { address } = await admin(t, undefined, { maxConnections: 2 })
-  const request = 'GET /livez HTTP/1.1\r\nHost: x\r\n\r\n'
-  for (let count = 0; count < 2; count++) {
-    const held = connect(address.port, '127.0.0.1')
-    t.teardown(() => held.destroy())
-    held.write(request)
-    t.match(String(await new Promise(resolve => held.once('data', resolve))), /^HTTP\/1\.1 200 /)
+/** Connections that have asked once and stay open. */
+async function hold(t: Test, port: number, count: number): Promise<Socket[]> {
+  const held: Socket[] = []
+  for (let at = 0; at < count; at++) {
+    const socket = connect(port, '127.0.0.1').on('error', () => {})
+    t.teardown(() => socket.destroy())
+    socket.write('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n')
+    await once(socket, 'data')
+    held.push(socket)
   }
+  return held
+}
 
-  const refused = await raw(address.port, request).catch(
-    (error: unknown) => (error as NodeJS.ErrnoException).code
-  )
-  t.match(refused, /^(ECONNRESET|EPIPE)?$/)
+t.test(
+  'a thousand idle connections of one address: the newest is answered, the oldest are closed',
+  async t => {
+    const { url, address } = await admin(t)
+
+    const held = await hold(t, address.port, 1_000)
+    t.equal((await fetch(`${url}/livez`)).status, 200)
+
+    const keptFrom = held.length - (ADMIN_MAX_CONNECTIONS_PER_SOURCE - 1)
+    for (const socket of held.slice(0, keptFrom)) if (!socket.closed) await once(socket, 'close')
+    t.ok(
+      held.slice(keptFrom).every(({ closed }) => !closed),
+      'no more than needed'
+    )
+  }
+)
+
+t.test('a thousand that said nothing do not hold it up, either', async t => {
+  const { url, address } = await admin(t)
+  const silent = [...Array(1_000)].map(() => connect(address.port, '127.0.0.1').on('error', () => {}))
+  t.teardown(() => silent.forEach(socket => socket.destroy()))
+
+  t.equal((await fetch(`${url}/livez`)).status, 200)
+})
+
+t.test(
+  'at the limit all are served, one more closes an idle one and none that is being answered',
+  async t => {
+    let answerNow = (): void => {}
+    const answering = new Promise<Readiness>(resolve => {
+      answerNow = () => resolve({ ok: true, reasons: [] })
+    })
+    let asked = (): void => {}
+    const isAsked = new Promise<void>(resolve => (asked = resolve))
+    const ready = (): Promise<Readiness> => {
+      asked()
+      return answering
+    }
+    const { address } = await admin(t, ready as never, { maxConnections: 3, maxConnectionsPerSource: 2 })
+
+    const busy = connect(address.port, '127.0.0.1')
+    busy.write('GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n')
+    await isAsked
+    const [idle] = await hold(t, address.port, 1)
+    t.notOk(idle!.readableEnded, 'two')
+    const gone = once(idle!, 'close')
+    const [next] = await hold(t, address.port, 1)
+    await gone
+    answerNow()
+    t.match(String((await once(busy, 'data'))[0]), /^HTTP\/1\.1 200 /)
+    t.notOk(next!.destroyed)
+    busy.destroy()
+  }
+)
+
+t.test('a name that a page could have is answered 421, with the key that allows it', async t => {
+  const { address } = await admin(t, undefined, { allowedHosts: ['*.svc'] })
+  const ask = (host: string): Promise<string> =>
+    raw(address.port, `GET /metrics HTTP/1.1\r\n${host}Connection: close\r\n\r\n`)
+
+  t.match(await ask('Host: evil.example\r\n'), /^HTTP\/1\.1 421 [^]*add the name to admin\.allowedHosts/)
+  t.match(await ask('Host: tendril.kube-system.svc:8095\r\n'), /^HTTP\/1\.1 200 /)
+  t.match(await raw(address.port, 'GET /livez HTTP/1.0\r\n\r\n'), /^HTTP\/1\.1 200 /, 'no Host in HTTP/1.0')
+  t.match(await ask(''), /^HTTP\/1\.1 400 /, 'no Host in HTTP/1.1')
 })
 
 t.test('a failing reader of metrics is an error for the log, not for the world', async t => {

@@ -89,7 +89,7 @@ export class Workers implements House {
     if (admin) {
       this.#admin = await createAdmin({
         program: 'seed-server',
-        listen: admin.listen,
+        ...admin,
         live: () => this.#live(),
         ready: () => this.#ready(),
         metrics: {
