@@ -2,10 +2,10 @@
 import { once } from 'node:events'
 import t from 'tap'
 import { TunnelError } from '@tendril/common'
+import { FairBudget } from '@tendril/common/fair-budget'
 import { shakeHands } from '@tendril/common/link/handshake'
 import { LinkHost } from '@tendril/common/link/host'
 import { Link } from '@tendril/common/link/link'
-import { ReplayBudget } from '@tendril/common/link/replay'
 import { Session } from '@tendril/common/mux/session'
 import { collectGarbage } from '@tendril/common/test/support/garbage'
 import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
@@ -22,12 +22,12 @@ const STREAM_BUFFER_BYTES = 128 * 1024
 const CHUNK_BYTES = 64 * 1024
 
 t.test(`${LINKS} links down with full replay buffers stay inside the documented sum`, async t => {
-  const budget = new ReplayBudget(BUDGET_BYTES)
+  const budget = new FairBudget(BUDGET_BYTES)
   const servers: Session[] = []
   const links: Link[] = []
   const host = new LinkHost({
     server: 's',
-    budget,
+    budgetOf: () => budget.share(),
     limits: { replayMinBytes: MIN_BYTES },
     onLink: link => {
       links.push(link)
@@ -67,7 +67,7 @@ t.test(`${LINKS} links down with full replay buffers stay inside the documented 
   await collectGarbage()
   const after = process.memoryUsage()
 
-  const kept = host.replayBytes
+  const kept = budget.usedBytes
   const documented = BUDGET_BYTES + LINKS * (MIN_BYTES + MESSAGE_BYTES)
   t.ok(kept >= BUDGET_BYTES, `${Math.round(kept / MIB)} MiB kept: the budget is used up`)
   t.ok(kept <= documented, `${Math.round(kept / MIB)} MiB of ${Math.round(documented / MIB)} MiB`)

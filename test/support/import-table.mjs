@@ -31,10 +31,17 @@ export const table = [
     files: ['common/wire/**'],
     may: ['common/wire/**', 'common/errors', 'type:common/dial', 'node:buffer', 'node:net#isIP,isIPv4,isIPv6']
   },
-  { files: ['common/mux/credit', 'common/mux/turns'], may: ['common/mux/*', 'common/errors'] },
+  {
+    files: ['common/fair-budget', 'common/counted-limit', 'common/token-bucket'],
+    may: ['common/errors', 'type:common/clock']
+  },
+  {
+    files: ['common/mux/credit', 'common/mux/turns'],
+    may: ['common/mux/*', 'common/errors', 'type:common/fair-budget']
+  },
   {
     files: ['common/link/replay', 'common/link/hello'],
-    may: ['common/link/*', 'common/errors', 'common/message', 'node:buffer']
+    may: ['common/link/*', 'common/errors', 'type:common/fair-budget', 'common/message', 'node:buffer']
   },
   {
     files: ['common/policy/**'],
@@ -50,11 +57,28 @@ export const table = [
   // mux and link both know Carrier and never each other.
   {
     files: ['common/mux/**'],
-    may: ['common/mux/**', 'common/wire/**', 'common/linger', ...words, 'type:common/log', ...pure]
+    may: [
+      'common/mux/**',
+      'common/wire/**',
+      'common/linger',
+      'type:common/fair-budget',
+      ...words,
+      'type:common/log',
+      ...pure
+    ]
   },
   {
     files: ['common/link/**'],
-    may: ['common/link/**', 'common/wire/**', ...words, 'type:common/log', ...pure, 'node:crypto']
+    may: [
+      'common/link/**',
+      'common/wire/**',
+      'common/fair-budget',
+      'common/counted-limit',
+      ...words,
+      'type:common/log',
+      ...pure,
+      'node:crypto'
+    ]
   },
   {
     files: ['common/transport/websocket'],
@@ -261,6 +285,8 @@ export const table = [
       'seed-server/peers-config',
       'seed-server/metrics',
       'seed-server/egress',
+      'seed-server/limits',
+      'seed-server/bounds',
       'common/*',
       'common/config/**',
       'common/identity/**',

@@ -15,7 +15,12 @@ import {
   text,
   yesNo
 } from '@tendril/common/config/fields'
-import { adminSection, linkSection, logSection, sessionSection } from '@tendril/common/config/sections'
+import {
+  acceptedLinkSection,
+  adminSection,
+  logSection,
+  sessionSection
+} from '@tendril/common/config/sections'
 import { foldDnsName } from '@tendril/common/identity/dns-name'
 import { isName, NAME_RULE } from '@tendril/common/identity/role'
 import { formatListen, isLoopback } from '@tendril/common/listen'
@@ -61,8 +66,56 @@ const limits = {
     about: 'Connections open at once; one more is refused.',
     min: 1,
     max: 1_000_000
-  }).default(8192)
+  }).default(8192),
+  maxPending: count({
+    about:
+      'Connections whose TLS handshake or request header is not complete; one more drops the oldest of them, so that those who say nothing keep nobody out.',
+    min: 1,
+    max: 1_000_000
+  }).default(2048)
 }
+
+/** What one cluster may use of a server that serves several. */
+const clusterLimits = section(
+  'What this cluster may use, so that others keep their part. Beyond it the answer is OVERLOADED with the name of the key; `tendril_server_limit_refusals_total` counts. With `workers` each limit is that of each worker.',
+  {
+    links: count({
+      about:
+        'Links of its clients, those included that are down and may be resumed. A client has one link for each of its `connections` to each server.',
+      min: 1,
+      max: 1_000_000
+    }).default(2048),
+    linksPerClient: count({
+      about:
+        'Links of one client, which is one certificate subject and one `name`. Not less than the `connections` of the client; twice that lets a client that was killed come back before its old links are missed.',
+      min: 1,
+      max: 1_000_000
+    }).default(8),
+    routesPerClient: count({
+      about:
+        'Routes that a client may announce over one link. The first ones count, the others are ignored, with a warning.',
+      min: 0,
+      max: 1_024
+    }).default(64),
+    connections: count({
+      about:
+        'Connections of its clients to the tunnel, from the TLS handshake on. Twice `links` lets all clients replace their connections at once.',
+      min: 1,
+      max: 1_000_000
+    }).default(4096),
+    streams: count({
+      about:
+        'Streams open or being dialled, of all its callers together. Less than `maxConnections` of a front that it shares with other clusters.',
+      min: 1,
+      max: 1_000_000
+    }).default(6144),
+    dialsPerSecond: count({
+      about: 'Dials in a second; after a pause as many at once.',
+      min: 1,
+      max: 1_000_000
+    }).default(2000)
+  }
+).prefault({})
 
 const tunnel = section(
   'Where the clients of the workload clusters arrive, usually behind an SNI load balancer.',
@@ -141,6 +194,7 @@ const cluster = section('', {
     'TLS server names that select this cluster on fronts that name no cluster.',
     text()
   ).default([]),
+  limits: clusterLimits,
   identities: section(
     'Certificates that others issued and that belong to clients of this cluster. One match is enough.',
     {
@@ -180,7 +234,7 @@ export const seedSchema = section('', {
     max: '24h'
   }).prefault('30s'),
   session: sessionSection,
-  link: linkSection,
+  link: acceptedLinkSection,
   admin: adminSection,
   log: logSection
 }).superRefine((config, context) => {

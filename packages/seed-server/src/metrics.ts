@@ -20,6 +20,20 @@ export type ServerMetricsOptions = {
   peersUp?: (() => number) | undefined
 }
 
+/** The limits whose refusals are counted, by the last part of their key. */
+export const LIMIT_LABELS = [
+  'links',
+  'linksPerClient',
+  'routesPerClient',
+  'connections',
+  'streams',
+  'dialsPerSecond',
+  'linkLimit',
+  'maxPending'
+] as const
+
+export type LimitLabel = (typeof LIMIT_LABELS)[number]
+
 /** `front` is the observer of every front (FrontObserver). */
 export type ServerMetrics = {
   front: {
@@ -34,6 +48,8 @@ export type ServerMetrics = {
   }
   /** The acceptor turned somebody away. */
   tunnelRefused(code: ErrorCode): void
+  /** A limit of the configuration was reached: one of one cluster, or of the whole process (no cluster). */
+  limitRefused(event: { limit: LimitLabel; cluster?: string }): void
   /** The observer of the registry (RegistryObserver). */
   registry: {
     dialed(event: { cluster: string; code: 'OK' | ErrorCode }): void
@@ -73,6 +89,12 @@ export function createServerMetrics(
     'server_tunnel_refusals_total',
     'Tunnel connections turned away, by code.',
     ['code']
+  )
+
+  const limits = metrics.counter(
+    'server_limit_refusals_total',
+    'What was refused because a limit was reached, by the last part of its key. No cluster: a limit of the whole process.',
+    ['limit', 'cluster']
   )
 
   const outcomes = metrics.counter(
@@ -152,6 +174,7 @@ export function createServerMetrics(
       }
     },
     tunnelRefused: code => refusals.inc({ code }),
+    limitRefused: ({ limit, cluster = '' }) => limits.inc({ limit, cluster }),
     registry: {
       dialed: ({ cluster, code }) => outcomes.inc({ cluster, code }),
       failedOver: ({ cluster, code }) => failovers.inc({ cluster, code })

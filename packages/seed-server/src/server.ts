@@ -6,12 +6,12 @@ import { randomUUID } from 'node:crypto'
 import { type Dial, Session, TunnelError, allIdle, systemClock } from '@tendril/common'
 import type { Admin } from '@tendril/common/admin/app'
 import type { House } from '@tendril/common/command'
+import { FairBudget } from '@tendril/common/fair-budget'
 import { Bundle } from '@tendril/common/identity/bundle'
 import type { Arrival } from '@tendril/common/keeper/keeper'
 import { LinkHost } from '@tendril/common/link/host'
 import type { Link } from '@tendril/common/link/link'
 import { readNote } from '@tendril/common/link/note'
-import { ReplayBudget } from '@tendril/common/link/replay'
 import { isSilent, whileUp } from '@tendril/common/link/while-up'
 import { logListening } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
@@ -29,6 +29,7 @@ import { createAdmin } from './admin/app.js'
 import type { FrontConfig, SeedConfig } from './config.js'
 import { type Front, listenFront } from './front/listen.js'
 import { createRoute } from './front/route.js'
+import { Limits } from './limits.js'
 import { type ServerMetrics, createServerMetrics } from './metrics.js'
 import { type PeersConfig, withoutNeedlessBrackets } from './peers-config.js'
 import { leaseSource } from './peers/leases.js'
@@ -60,7 +61,10 @@ export class Server implements House {
   readonly #peers: Peers | undefined
   readonly #host: LinkHost<Guest>
   readonly #tenants = new Set<Tenant>()
-  readonly #replayBudget: ReplayBudget
+  readonly #limits: Limits
+  /** Divided between clusters, and the links between servers as one more. */
+  readonly #replayBudget: FairBudget
+  readonly #sessionBudget: FairBudget
   /** By cluster: what its clients may announce. */
   readonly #routes: Map<string, Route[]>
   readonly #bundles: Bundle[] = []
@@ -82,7 +86,18 @@ export class Server implements House {
     this.#siblings = siblings
     this.#log = siblings ? log.child({ worker: this.id.slice(0, 8) }) : log
     this.#metrics = metrics
-    this.#replayBudget = new ReplayBudget(config.link.replayBudget)
+    const { clusters, link, session, peers } = config
+    this.#replayBudget = new FairBudget(link.replayBudget)
+    this.#sessionBudget = new FairBudget(session.processBudget)
+    const parties = [...clusters.map(({ name }) => name), ...((peers ?? siblings) ? [EVERY_CLUSTER] : [])]
+    for (const budget of [this.#replayBudget, this.#sessionBudget]) {
+      for (const party of parties) budget.share(party)
+    }
+    this.#limits = new Limits({
+      clusters,
+      linkLimit: link.linkLimit,
+      onRefused: event => this.#counts.limitRefused(event)
+    })
     this.#routes = new Map(
       config.clusters.map(({ name, routes }) => [name, routes.flatMap(route => readRoute(route) ?? [])])
     )
@@ -103,7 +118,8 @@ export class Server implements House {
     this.#host = new LinkHost<Guest>({
       server: this.id,
       limits: linkLimits(config.link),
-      budget: this.#replayBudget,
+      budgetOf: ({ cluster }) => this.#replayBudget.share(cluster),
+      admit: ({ name }, { cluster, key }) => this.#limits.acquireLink(cluster, JSON.stringify([key, name])),
       onLink: (link, { name }, guest) => {
         const { cluster, sibling = false } = guest
         if (cluster === EVERY_CLUSTER) this.#peers?.accept(link, name, { sibling })
@@ -148,6 +164,9 @@ export class Server implements House {
       handshakeTimeoutMs: tunnel.handshakeTimeout,
       headerLimitBytes: tunnel.headerLimit,
       maxConnections: tunnel.maxConnections,
+      maxPending: tunnel.maxPending,
+      admit: cluster => this.#limits.acquireConnection(cluster),
+      onPendingDropped: () => this.#counts.limitRefused({ limit: 'maxPending' }),
       onConnection: connection => this.#acceptorOnConnection(connection),
       onRefused: code => this.#counts.tunnelRefused(code),
       log: this.#log
@@ -250,12 +269,14 @@ export class Server implements House {
         serverNames,
         clusters: clusters.map(({ name }) => name)
       }),
-      dial: cluster => this.#registry.dial(cluster),
+      dial: cluster => this.#limits.dial(cluster, this.#registry.dial(cluster)),
       headerLimitBytes: front.headerLimit,
       headerTimeoutMs: front.headerTimeout,
       dialTimeoutMs: front.dialTimeout,
       firstByteDelayMs: front.firstByteDelay,
       maxConnections: front.maxConnections,
+      maxPending: front.maxPending,
+      onPendingDropped: () => this.#counts.limitRefused({ limit: 'maxPending' }),
       observer: this.#counts.front,
       log: this.#log
     })
@@ -284,7 +305,10 @@ export class Server implements House {
   #hostOnLink(link: Link, name: string, { cluster, remoteAddress: remote }: Guest): void {
     const id = link.id?.toString('hex') ?? ''
     const log = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
-    const session = new Session(link, { limits: sessionLimits(this.#config.session) })
+    const session = new Session(link, {
+      limits: sessionLimits(this.#config.session),
+      budget: this.#sessionBudget.share(cluster)
+    })
     const tenant = { link, session }
     const since = Date.now()
     let routes: Route[] = []
@@ -324,11 +348,24 @@ export class Server implements House {
       // The same note comes with every connection; it is news once.
       if (text === announced) return
       announced = text
-      const sorted = sortRoutes(readNote(text).routes ?? [], this.#routes.get(cluster) ?? [])
+      const counted = this.#limits.routes(cluster, readNote(text).routes ?? [])
+      const sorted = sortRoutes(counted.routes, this.#routes.get(cluster) ?? [])
       routes = sorted.routes
       log.info({ routes: routes.length }, 'client announces routes')
       if (sorted.refused.length > 0) {
-        log.warn({ refused: sorted.refused }, 'routes ignored that this cluster may not announce')
+        const { refused } = sorted
+        const shown = refused.slice(0, SHOWN_ROUTES)
+        log.warn(
+          { refused: shown, count: refused.length },
+          'routes ignored that this cluster may not announce'
+        )
+      }
+      if (counted.ignored > 0) {
+        const limit = `clusters[${cluster}].limits.routesPerClient: ${counted.routes.length}`
+        log.warn(
+          { ignored: counted.ignored, limit },
+          'routes ignored that are more than a client may announce'
+        )
       }
     })
     link.on('down', error => {
@@ -357,12 +394,13 @@ export class Server implements House {
       ...(siblings && { siblings }),
       connect: (address, signal) => this.#connectPeer(config, address, signal),
       clusters: clusters.map(({ name }) => name),
-      dialHere: cluster => this.#registry.dialHere(cluster),
+      dialHere: cluster => this.#limits.dial(cluster, this.#registry.dialHere(cluster)),
       onMembers: () => this.#tellMembers(),
       onAnswer: event => this.#counts.forwarded(event),
       link: linkLimits(link),
       session: sessionLimits(session),
-      budget: this.#replayBudget,
+      replayBudget: this.#replayBudget.share(EVERY_CLUSTER),
+      sessionBudget: this.#sessionBudget.share(EVERY_CLUSTER),
       log: this.#log
     })
   }
@@ -422,6 +460,9 @@ export class Server implements House {
     for (const { link } of this.#tenants) link.tell(note)
   }
 }
+
+/** Refused routes that a log line shows; their number is said beside them. */
+const SHOWN_ROUTES = 8
 
 /** docs/protocol.md §6.4. */
 function membersNote({ members }: Peers): string {

@@ -49,6 +49,7 @@ admin: { listen: 127.0.0.1:8095 }
       { name: 'kube-apiserver', cluster: 'demo', dialTimeout: 4_000, firstByteDelay: 50, headerLimit: 8_192 }
     ],
     clusters: [{ name: 'demo', required: false, serverNames: [], identities: { commonNames: [] } }],
+    link: { linkLimit: 4_096, ackTimeout: 30_000, replayBudget: 268_435_456 },
     session: { windowInitial: 1_048_576, windowMin: 32_768, windowMax: 33_554_432, memoryBudget: 67_108_864 },
     admin: { listen: { host: '127.0.0.1', port: 8_095 } },
     log: { level: 'info' }
@@ -60,6 +61,29 @@ t.test('the least that works is a tunnel and a cluster', async t => {
 
   t.same(config.fronts, [])
   t.equal(config.admin, undefined)
+})
+
+t.test('what one cluster may use has defaults, and each can be set', async t => {
+  const defaults = {
+    links: 2_048,
+    linksPerClient: 8,
+    routesPerClient: 64,
+    connections: 4_096,
+    streams: 6_144,
+    dialsPerSecond: 2_000
+  }
+  const { clusters } = await load(
+    t,
+    `${TUNNEL}\nclusters: [ { name: a }, { name: b, limits: { links: 1, dialsPerSecond: 7 } } ]`
+  )
+
+  t.same(clusters[0]?.limits, defaults)
+  t.same(clusters[1]?.limits, { ...defaults, links: 1, dialsPerSecond: 7 })
+  for (const key of Object.keys(defaults).filter(key => key !== 'routesPerClient')) {
+    t.match(await complaints(t, `${TUNNEL}\nclusters: [ { name: a, limits: { ${key}: 0 } } ]`), [
+      new RegExp(`clusters\\[0\\]\\.limits\\.${key}: expected a whole number from 1 to 1000000`)
+    ])
+  }
 })
 
 t.test('fronts without tls stay on this machine', async t => {

@@ -30,6 +30,8 @@ t.test('what a front says is counted', async t => {
   front.open({ ...labels, change: -1 })
   front.carried({ cluster: 'demo', upBytes: 7, downBytes: 500 })
   counts.tunnelRefused('CLUSTER_DENIED')
+  counts.limitRefused({ limit: 'links', cluster: 'demo' })
+  counts.limitRefused({ limit: 'linkLimit' })
 
   const said = await lines()
   for (const line of [
@@ -42,7 +44,9 @@ t.test('what a front says is counted', async t => {
     'tendril_server_connects_open{front="kas",cluster="demo"} 1',
     'tendril_server_bytes_total{cluster="demo",direction="up"} 7',
     'tendril_server_bytes_total{cluster="demo",direction="down"} 500',
-    'tendril_server_tunnel_refusals_total{code="CLUSTER_DENIED"} 1'
+    'tendril_server_tunnel_refusals_total{code="CLUSTER_DENIED"} 1',
+    'tendril_server_limit_refusals_total{limit="links",cluster="demo"} 1',
+    'tendril_server_limit_refusals_total{limit="linkLimit",cluster=""} 1'
   ]) {
     t.ok(said.includes(line), line)
   }

@@ -12,10 +12,10 @@ import { linkLimits, sessionLimits } from '@tendril/common/config/sections'
 import { Bundle } from '@tendril/common/identity/bundle'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
+import { type BudgetShare, FairBudget } from '@tendril/common/fair-budget'
 import { Link } from '@tendril/common/link/link'
 import { INSTANCE_BYTES } from '@tendril/common/link/message'
 import { readNote } from '@tendril/common/link/note'
-import { ReplayBudget } from '@tendril/common/link/replay'
 import type { Log } from '@tendril/common/log'
 import type { Metrics } from '@tendril/common/metrics'
 import { createPolicy } from '@tendril/common/policy/policy'
@@ -37,7 +37,8 @@ export class Client implements House {
   readonly #onOpen: ReturnType<typeof serve>
   /** Tells a restarted client from one that connects once more. */
   readonly #instance = randomBytes(INSTANCE_BYTES)
-  readonly #replayBudget: ReplayBudget
+  readonly #replayBudget: BudgetShare
+  readonly #sessionBudget: BudgetShare
   /** When a link last came back. */
   #resumedAtMs = -Infinity
   #bundle: Bundle | undefined
@@ -51,7 +52,8 @@ export class Client implements House {
     this.#log = log.child({ cluster: config.cluster })
     this.#metrics = metrics
     this.#counts = createClientMetrics(metrics.registry)
-    this.#replayBudget = new ReplayBudget(config.link.replayBudget)
+    this.#replayBudget = new FairBudget(config.link.replayBudget).share()
+    this.#sessionBudget = new FairBudget(config.session.processBudget).share()
     this.closed = new Promise(resolve => (this.#over = resolve))
     const { allow, deny, dialTimeout, maxPendingDials } = config.targets
     const targets = createTargetDial({
@@ -160,7 +162,11 @@ export class Client implements House {
     const { name = hostname(), maxConnectionAge, link: section, session: limits, routes } = this.#config
     const log = this.#log.child({ server: server.slice(0, 8), ...(slot > 0 && { slot }) })
     const link = new Link({ limits: linkLimits(section), budget: this.#replayBudget })
-    const session = new Session(link, { onOpen: this.#onOpen, limits: sessionLimits(limits) })
+    const session = new Session(link, {
+      onOpen: this.#onOpen,
+      limits: sessionLimits(limits),
+      budget: this.#sessionBudget
+    })
     if (routes.length > 0) link.tell(JSON.stringify({ routes }))
     let down = (): void => {}
     link.on('up', ({ first, downMs, replayedBytes }) => {

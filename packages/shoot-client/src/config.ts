@@ -122,7 +122,7 @@ export const shootSchema = section('', {
   ),
   connections: count({
     about:
-      'Links to each server. Streams spread over them, so that one lost packet, or one gateway on the way, holds up only its share.',
+      'Links to each server. Streams spread over them, so that one lost packet, or one gateway on the way, holds up only its share. A server admits as many as its `clusters[].limits.linksPerClient`, 8 by default; up to half of that a killed client can come back at once.',
     min: 1,
     max: 16
   }).default(1),

@@ -5,7 +5,7 @@ import { choice, count, duration, list, listenTcp, section, size, text } from '.
 
 /** How much the streams of one session may have under way. */
 export const sessionSection = section(
-  'Memory of one session, which is one connection between a client and a server. The worst case of one direction of a session is `memoryBudget` plus `windowMin` for each stream.',
+  'Memory of one session, which is one connection between a client and a server. The worst case of one direction of a session is `memoryBudget` plus `windowMin` for each stream; that of a process is `processBudget` plus `windowMin` for each stream.',
   {
     windowInitial: size({
       about:
@@ -29,6 +29,12 @@ export const sessionSection = section(
       min: '1MiB',
       max: '64GiB'
     }).prefault('64MiB'),
+    processBudget: size({
+      about:
+        'All windows of all sessions of the process together grow up to this, beyond `windowMin` of each stream. A server divides it fairly between its clusters: one alone may use four fifths, with others it falls to its share, and whoever comes later finds room.',
+      min: '1MiB',
+      max: '64GiB'
+    }).prefault('1GiB'),
     maxStreams: count({
       about: 'Streams open at once; one more dial is refused with OVERLOADED.',
       min: 1,
@@ -58,52 +64,77 @@ export function sessionLimits(section: z.output<typeof sessionSection>): Partial
   }
 }
 
-/** How a link outlives its connections. */
-export const linkSection = section(
-  'A link is what outlives connections: when one breaks, the next goes on where it ended. What was sent and is not acknowledged is kept for that. The worst case of a process is `replayBudget` plus `replayMin` for each link.',
-  {
-    resumeWindow: duration({
-      about: 'How long a link may be without a connection before its streams are given up.',
-      min: '0ms',
-      max: '1h'
-    }).prefault('60s'),
-    pingInterval: duration({
-      about:
-        'Silence after which the other side is asked for a sign of life; up to a fifth of it sooner. Also what keeps NATs and load balancers from forgetting the connection.',
-      min: '50ms',
-      max: '5m'
-    }).prefault('5s'),
-    deadAfter: duration({
-      about: 'Silence after which a connection counts as lost.',
-      min: '100ms',
-      max: '10m'
-    }).prefault('10s'),
-    replayLimit: size({
-      about:
-        'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long lines, never data.',
-      min: '64KiB',
-      max: '1GiB'
-    }).prefault('32MiB'),
-    replayMin: size({
-      about: 'Bytes a link may keep when the budget is used up.',
-      min: '16KiB',
-      max: '16MiB'
-    }).prefault('256KiB'),
-    replayBudget: size({
-      about: 'All links of the process together keep up to this.',
-      min: '1MiB',
-      max: '64GiB'
-    }).prefault('256MiB')
+const LINK_ABOUT =
+  'A link is what outlives connections: when one breaks, the next goes on where it ended. What was sent and is not acknowledged is kept for that. The worst case of a process is `replayBudget` plus `replayMin` for each link.'
+
+const linkKeys = {
+  resumeWindow: duration({
+    about: 'How long a link may be without a connection before its streams are given up.',
+    min: '0ms',
+    max: '1h'
+  }).prefault('60s'),
+  pingInterval: duration({
+    about:
+      'Silence after which the other side is asked for a sign of life; up to a fifth of it sooner. Also what keeps NATs and load balancers from forgetting the connection.',
+    min: '50ms',
+    max: '5m'
+  }).prefault('5s'),
+  deadAfter: duration({
+    about: 'Silence after which a connection counts as lost.',
+    min: '100ms',
+    max: '10m'
+  }).prefault('10s'),
+  replayLimit: size({
+    about:
+      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long lines, never data.',
+    min: '64KiB',
+    max: '1GiB'
+  }).prefault('32MiB'),
+  replayMin: size({
+    about: 'Bytes a link may keep when the budget is used up.',
+    min: '16KiB',
+    max: '16MiB'
+  }).prefault('256KiB'),
+  replayBudget: size({
+    about:
+      'All links of the process together keep up to this. A server divides it fairly between its clusters: one alone may use four fifths, with others it falls to its share, and whoever comes later finds room. Where there is only one cluster, all is its.',
+    min: '1MiB',
+    max: '64GiB'
+  }).prefault('256MiB'),
+  ackTimeout: duration({
+    about:
+      'A connection over which messages are under way and none was acknowledged for this long is ended together with its link (OVERLOADED), so that nobody makes the other side keep messages for ever. One message of 128 KiB has to arrive in this time.',
+    min: '1s',
+    max: '1h'
+  }).prefault('30s')
+}
+
+function checkLink(
+  link: { deadAfter: number; pingInterval: number; replayMin: number; replayLimit: number },
+  context: z.RefinementCtx
+): void {
+  if (link.deadAfter <= link.pingInterval) {
+    context.addIssue({ code: 'custom', path: ['deadAfter'], message: 'is not longer than pingInterval' })
   }
-)
-  .superRefine((link, context) => {
-    if (link.deadAfter <= link.pingInterval) {
-      context.addIssue({ code: 'custom', path: ['deadAfter'], message: 'is not longer than pingInterval' })
-    }
-    if (link.replayMin > link.replayLimit) {
-      context.addIssue({ code: 'custom', path: ['replayMin'], message: 'is larger than replayLimit' })
-    }
-  })
+  if (link.replayMin > link.replayLimit) {
+    context.addIssue({ code: 'custom', path: ['replayMin'], message: 'is larger than replayLimit' })
+  }
+}
+
+/** How a link outlives its connections. */
+export const linkSection = section(LINK_ABOUT, linkKeys).superRefine(checkLink).prefault({})
+
+/** The same for the side that accepts links. */
+export const acceptedLinkSection = section(LINK_ABOUT, {
+  ...linkKeys,
+  linkLimit: count({
+    about:
+      'Links at once, those included that are down and may be resumed; one more is refused with OVERLOADED. With `workers` those of each. `clusters[].limits.links` says how many of them one cluster may have.',
+    min: 1,
+    max: 1_000_000
+  }).default(4096)
+})
+  .superRefine(checkLink)
   .prefault({})
 
 /** The section as options of a Link. */
@@ -113,7 +144,8 @@ export function linkLimits(section: z.output<typeof linkSection>): LinkLimits {
     pingIntervalMs: section.pingInterval,
     deadAfterMs: section.deadAfter,
     replayLimitBytes: section.replayLimit,
-    replayMinBytes: section.replayMin
+    replayMinBytes: section.replayMin,
+    ackTimeoutMs: section.ackTimeout
   }
 }
 

@@ -6,11 +6,12 @@
 import { randomBytes } from 'node:crypto'
 import type { Carrier } from '../carrier.js'
 import { type Clock, systemClock } from '../clock.js'
+import { CountedLimit, type Release } from '../counted-limit.js'
 import { TunnelError } from '../errors.js'
+import type { BudgetShare } from '../fair-budget.js'
 import { HANDSHAKE_TIMEOUT_MS } from './handshake.js'
 import { Link, type LinkLimits, linkDefaults } from './link.js'
 import { LINK_ID_BYTES, type LinkHello, decodeHello, encodeRefuse, encodeWelcome } from './message.js'
-import { ReplayBudget } from './replay.js'
 
 /** Who is behind a carrier, as verified before it was handed over. */
 export type LinkPeer = {
@@ -29,26 +30,42 @@ export type LinkHostOptions<P extends LinkPeer> = {
   onRefuse?: (error: TunnelError, peer: P) => void
   limits?: Partial<LinkLimits>
   clock?: Clock
-  budget?: ReplayBudget
-  /** Most links at once, up or down; more are refused with OVERLOADED. Default 4096. */
-  linkLimit?: number
+  /** What the links of this peer and others of its party keep for a resume. Default 256 MiB for each link. */
+  budgetOf?: (peer: P) => BudgetShare
+  /**
+   * Asked before a link is opened, when the older links that it replaces have ended. Refuses by throwing, else returns
+   * what to call when the link has ended; links that are down have not. Default: at most 4096 links.
+   */
+  admit?: (hello: LinkHello, peer: P) => Release
 }
 
+/** Most links of a process at once, when nothing else is said. */
+export const LINK_LIMIT = 4_096
+
 type Entry = { link: Link; key: string; hello: LinkHello }
+
+/** One place that a client may have a link in: a newer link there makes the older one superfluous. */
+function placeOf({ key }: LinkPeer, { name, slot }: LinkHello): string {
+  return JSON.stringify([key, name, slot])
+}
 
 export class LinkHost<P extends LinkPeer> {
   readonly #options: LinkHostOptions<P>
   readonly #limits: LinkLimits
   readonly #clock: Clock
-  readonly #budget: ReplayBudget
+  readonly #admit: (hello: LinkHello, peer: P) => Release
+  /** By id. */
   readonly #entries = new Map<string, Entry>()
+  /** By place, so that looking for older links does not cost more for each link there is. */
+  readonly #places = new Map<string, Set<Entry>>()
   #draining = false
 
   constructor(options: LinkHostOptions<P>) {
     this.#options = options
     this.#limits = { ...linkDefaults, ...options.limits }
     this.#clock = options.clock ?? systemClock
-    this.#budget = options.budget ?? new ReplayBudget()
+    const links = new CountedLimit(LINK_LIMIT, { key: 'link.linkLimit', counted: 'links are open' })
+    this.#admit = options.admit ?? (() => links.acquire())
   }
 
   /** New links are refused with DRAINING from here on; those there are may still go on over other carriers. */
@@ -58,11 +75,6 @@ export class LinkHost<P extends LinkPeer> {
 
   get size(): number {
     return this.#entries.size
-  }
-
-  /** Bytes kept for replay by all links together. */
-  get replayBytes(): number {
-    return this.#budget.usedBytes
   }
 
   /** Answers the handshake that the peer begins on a fresh carrier. */
@@ -109,16 +121,30 @@ export class LinkHost<P extends LinkPeer> {
   #open(carrier: Carrier, peer: P, hello: LinkHello): void {
     if (this.#draining) throw new TunnelError('DRAINING', 'this server takes no new links')
     this.#supersede(peer, hello)
-    const limit = this.#options.linkLimit ?? 4096
-    if (this.#entries.size >= limit) throw new TunnelError('OVERLOADED', `${limit} links are open`)
-    const link = new Link({ limits: this.#limits, clock: this.#clock, budget: this.#budget })
+    const release = this.#admit(hello, peer)
+    const budget = this.#options.budgetOf?.(peer)
+    const link = new Link({ limits: this.#limits, clock: this.#clock, ...(budget && { budget }) })
     const id = randomBytes(LINK_ID_BYTES)
     const key = id.toString('hex')
     link.id = id
-    this.#entries.set(key, { link, key: peer.key, hello })
-    link.on('close', () => this.#entries.delete(key))
+    const forget = this.#remember(key, { link, key: peer.key, hello }, placeOf(peer, hello))
+    link.on('close', () => {
+      forget()
+      release()
+    })
     this.#options.onLink(link, hello, peer)
     this.#welcome(carrier, link, id, hello, 0)
+  }
+
+  #remember(id: string, entry: Entry, place: string): () => void {
+    const here = this.#places.get(place) ?? new Set()
+    this.#places.set(place, here.add(entry))
+    this.#entries.set(id, entry)
+    return () => {
+      this.#entries.delete(id)
+      here.delete(entry)
+      if (here.size === 0 && this.#places.get(place) === here) this.#places.delete(place)
+    }
   }
 
   #resume(
@@ -167,8 +193,7 @@ export class LinkHost<P extends LinkPeer> {
    * if its link is up, two clients share a name by mistake, or the old one is dead and not yet missed: ask it.
    */
   #supersede(peer: P, hello: LinkHello): void {
-    for (const { link, key, hello: old } of [...this.#entries.values()]) {
-      if (key !== peer.key || old.name !== hello.name || old.slot !== hello.slot) continue
+    for (const { link, hello: old } of [...(this.#places.get(placeOf(peer, hello)) ?? [])]) {
       if (old.instance.equals(hello.instance) || link.state === 'down') link.close('SUPERSEDED')
       else link.probe()
     }

@@ -15,18 +15,26 @@ import { EventEmitter } from 'node:events'
 import type { Carrier, CarrierEvents } from '../carrier.js'
 import { type Clock, type Timer, systemClock } from '../clock.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
+import { type BudgetShare, FairBudget } from '../fair-budget.js'
 import { holdMessage } from '../message.js'
 import { Heartbeat, type HeartbeatLimits, heartbeatDefaults } from './heartbeat.js'
 import { decodeNote, decodeNumber, encodeNote, encodeNumber, isLinkMessage, linkType } from './message.js'
-import { ReplayBudget, ReplayBuffer, type ReplayLimits, replayDefaults } from './replay.js'
+import { REPLAY_BUDGET_BYTES, ReplayBuffer, type ReplayLimits, replayDefaults } from './replay.js'
+import { StallWatch, type StallLimits, stallDefaults } from './stall.js'
 
 export type LinkLimits = ReplayLimits &
-  HeartbeatLimits & {
+  HeartbeatLimits &
+  StallLimits & {
     /** How long a link may be down before its streams are given up, in milliseconds. Default 60 000. */
     resumeWindowMs: number
   }
 
-export const linkDefaults: LinkLimits = { ...replayDefaults, ...heartbeatDefaults, resumeWindowMs: 60_000 }
+export const linkDefaults: LinkLimits = {
+  ...replayDefaults,
+  ...heartbeatDefaults,
+  ...stallDefaults,
+  resumeWindowMs: 60_000
+}
 
 /**
  * Received messages are acknowledged after a quarter of what the peer keeps for replay, or after a while. That quarter
@@ -60,7 +68,12 @@ export type ResumeCounts = {
   peerReplayLimitBytes: number
 }
 
-export type LinkOptions = { limits?: Partial<LinkLimits>; clock?: Clock; budget?: ReplayBudget }
+export type LinkOptions = {
+  limits?: Partial<LinkLimits>
+  clock?: Clock
+  /** What this link and others of its party keep for a resume. Default 256 MiB of its own. */
+  budget?: BudgetShare
+}
 
 export class Link extends EventEmitter implements Carrier {
   /** 128 random bits that the server chose; undefined until the first handshake. */
@@ -68,6 +81,7 @@ export class Link extends EventEmitter implements Carrier {
   readonly #clock: Clock
   readonly #limits: LinkLimits
   readonly #replay: ReplayBuffer
+  readonly #stall: StallWatch
 
   #state: LinkState = 'down'
   #carrier: Carrier | undefined
@@ -94,11 +108,14 @@ export class Link extends EventEmitter implements Carrier {
   /** We said so to the session. */
   #blocked = false
 
-  constructor({ limits, clock = systemClock, budget = new ReplayBudget() }: LinkOptions = {}) {
+  constructor({ limits, clock = systemClock, budget }: LinkOptions = {}) {
     super()
     this.#clock = clock
     this.#limits = { ...linkDefaults, ...limits }
-    this.#replay = new ReplayBuffer(this.#limits, budget)
+    this.#replay = new ReplayBuffer(this.#limits, budget ?? new FairBudget(REPLAY_BUDGET_BYTES).share())
+    this.#stall = new StallWatch(clock, this.#limits.ackTimeoutMs, () =>
+      this.close('OVERLOADED', `link.ackTimeout: nothing acknowledged for ${this.#limits.ackTimeoutMs} ms`)
+    )
     this.#downSinceMs = clock.now()
   }
 
@@ -151,7 +168,10 @@ export class Link extends EventEmitter implements Carrier {
   send(message: Buffer): boolean {
     if (this.#state === 'closed') return true
     this.#replay.push(message)
-    if (this.#carrier && !sendKept(this.#carrier, message)) this.#carrierFull = true
+    if (this.#carrier) {
+      this.#stall.waiting()
+      if (!sendKept(this.#carrier, message)) this.#carrierFull = true
+    }
     this.#blocked = this.#carrierFull || !this.#replay.hasRoom
     return !this.#blocked
   }
@@ -193,7 +213,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#detach()?.close('SUPERSEDED')
     this.#resumeTimer?.cancel()
     this.#skip = skip
-    this.#replay.acknowledge(resume.peerReceived)
+    this.#acknowledged(resume.peerReceived)
     const quarterBytes = Math.floor(resume.peerReplayLimitBytes / 4)
     this.#ackEveryBytes = Math.max(ACK_LEAST_BYTES, Math.min(ACK_MOST_BYTES, quarterBytes))
     this.#unackedBytes = 0
@@ -237,6 +257,7 @@ export class Link extends EventEmitter implements Carrier {
     // It does not know that these have arrived; at its replay limit it sends nothing that would be acknowledged.
     if (skip > 0) this.#acknowledge()
     for (const message of replay) this.#carrierFull = !sendKept(carrier, message)
+    if (replay.length > 0) this.#stall.waiting()
     this.#heartbeat.ping()
     this.emit('up', info)
     this.#resumeSending()
@@ -318,7 +339,7 @@ export class Link extends EventEmitter implements Carrier {
     else if (type === linkType.PONG) this.#heartbeat?.pong(decodeNumber(message))
     else if (type === linkType.NOTE) this.#onNote(decodeNote(message))
     else if (type === linkType.ACK) {
-      this.#replay.acknowledge(decodeNumber(message))
+      this.#acknowledged(decodeNumber(message))
       this.#resumeSending()
     } else if (type <= linkType.NOTE) {
       throw new TunnelError('PROTOCOL_ERROR', `link message ${type} comes once, first`)
@@ -339,6 +360,13 @@ export class Link extends EventEmitter implements Carrier {
       if (newest !== undefined) this.#orBreak(() => this.#onNote(newest))
     })
     this.emit('note', text)
+  }
+
+  #acknowledged(count: number): void {
+    const before = this.#replay.acknowledged
+    this.#replay.acknowledge(count)
+    if (this.#replay.acknowledged === before) return
+    this.#stall.moved({ waiting: this.#carrier !== undefined && this.#replay.bytes > 0 })
   }
 
   /** After an acknowledgement, a drain, or a new carrier: the session may go on if nothing else holds it up. */
@@ -367,6 +395,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#bytesReceivedBefore += carrier?.bytesReceived ?? 0
     this.#heartbeat?.stop()
     this.#heartbeat = undefined
+    this.#stall.pause()
     this.#ackTimer?.cancel()
     this.#ackTimer = undefined
     return carrier

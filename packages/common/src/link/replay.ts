@@ -3,18 +3,11 @@
  * Knows nothing of sockets or time. Counting follows XEP-0198 §4: an acknowledgement carries a total, not an id.
  */
 import { TunnelError } from '../errors.js'
+import type { BudgetShare } from '../fair-budget.js'
 import { releaseMessage } from '../message.js'
 
-/** Bytes that all links of one process keep together. A link may always keep its minimum. */
-export class ReplayBudget {
-  readonly totalBytes: number
-  usedBytes = 0
-
-  /** `totalBytes`: default 256 MiB. Worst case of the process: `totalBytes + links x replayMinBytes`. */
-  constructor(totalBytes = 256 << 20) {
-    this.totalBytes = totalBytes
-  }
-}
+/** Bytes that all links of one process keep together, when nothing else is said: 256 MiB. */
+export const REPLAY_BUDGET_BYTES = 256 << 20
 
 export type ReplayLimits = {
   /**
@@ -30,14 +23,15 @@ export const replayDefaults: ReplayLimits = { replayLimitBytes: 32 << 20, replay
 
 export class ReplayBuffer {
   readonly #limits: ReplayLimits
-  readonly #budget: ReplayBudget
+  readonly #budget: BudgetShare
   #messages: Buffer[] = []
   #head = 0
   #bytes = 0
   #sent = 0
   #acknowledged = 0
 
-  constructor(limits: ReplayLimits, budget: ReplayBudget) {
+  /** `budget`: worst case of all links that share it is its total and `replayMinBytes` for each link. */
+  constructor(limits: ReplayLimits, budget: BudgetShare) {
     this.#limits = limits
     this.#budget = budget
   }
@@ -59,7 +53,7 @@ export class ReplayBuffer {
   /** Whether more may be kept; while false, the sender waits. One message may go over the limit. */
   get hasRoom(): boolean {
     if (this.#bytes < this.#limits.replayMinBytes) return true
-    return this.#bytes < this.#limits.replayLimitBytes && this.#budget.usedBytes < this.#budget.totalBytes
+    return this.#bytes < this.#limits.replayLimitBytes && this.#budget.freeBytes > 0
   }
 
   /** Takes over the caller's hold on the message. */
@@ -67,7 +61,7 @@ export class ReplayBuffer {
     this.#messages.push(message)
     this.#sent++
     this.#bytes += message.length
-    this.#budget.usedBytes += message.length
+    this.#budget.take(message.length)
   }
 
   /** The other side has `count` messages. @throws TunnelError PROTOCOL_ERROR when it cannot be. */
@@ -85,7 +79,7 @@ export class ReplayBuffer {
       this.#messages[this.#head++] = NOTHING
     }
     this.#bytes -= freed
-    this.#budget.usedBytes -= freed
+    this.#budget.release(freed)
     if (this.#head > 1024 && this.#head * 2 > this.#messages.length) {
       this.#messages.splice(0, this.#head)
       this.#head = 0
@@ -99,7 +93,7 @@ export class ReplayBuffer {
 
   /** Lets everything go. */
   clear(): void {
-    this.#budget.usedBytes -= this.#bytes
+    this.#budget.release(this.#bytes)
     this.#messages = []
     this.#head = 0
     this.#bytes = 0

@@ -1,8 +1,10 @@
 /**
  * How much a peer may send. A receive window belongs to one stream and grows with bandwidth x round trip; the
- * budget belongs to the session and bounds the sum of all windows. Pure arithmetic: the caller brings the time.
+ * budget belongs to the session and bounds the sum of all windows, as far as its part of what the process may promise
+ * allows. Pure arithmetic: the caller brings the time.
  */
 import { TunnelError } from '../errors.js'
+import type { BudgetShare } from '../fair-budget.js'
 
 export type CreditLimits = {
   /** Window of a new stream while the budget is mostly free. Default 1 MiB. */
@@ -31,10 +33,13 @@ const ROUND_TRIP_FLOOR_MS = 2
 /** The memory that the windows of one session may promise. Worst case: `budgetBytes + streams x windowMinBytes`. */
 export class CreditBudget {
   readonly limits: CreditLimits
+  /** What this session and others of its party may promise together. */
+  readonly #share: BudgetShare | undefined
   #used = 0
 
-  constructor(limits: CreditLimits) {
+  constructor(limits: CreditLimits, share?: BudgetShare) {
     this.limits = limits
+    this.#share = share
   }
 
   get usedBytes(): number {
@@ -42,7 +47,7 @@ export class CreditBudget {
   }
 
   get freeBytes(): number {
-    return this.limits.budgetBytes - this.#used
+    return Math.min(this.limits.budgetBytes - this.#used, this.#share?.freeBytes ?? Infinity)
   }
 
   /** A first window: a sixteenth of what is free, so that many streams share and none is refused. */
@@ -55,10 +60,12 @@ export class CreditBudget {
 
   take(bytes: number): void {
     this.#used += bytes
+    this.#share?.take(bytes)
   }
 
   release(bytes: number): void {
     this.#used -= bytes
+    this.#share?.release(bytes)
   }
 }
 

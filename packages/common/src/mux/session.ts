@@ -14,6 +14,7 @@ import type { Carrier } from '../carrier.js'
 import { type Clock, type Timer, systemClock } from '../clock.js'
 import { DIAL_TIMEOUT_MS, type DialOptions, type Target } from '../dial.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
+import type { BudgetShare } from '../fair-budget.js'
 import { UNREAD_TIMEOUT_MS } from '../linger.js'
 import { allocMessage } from '../message.js'
 import { decode, eachFrame } from '../wire/decode.js'
@@ -71,6 +72,8 @@ export interface IncomingDial {
 export type SessionOptions = {
   limits?: Partial<SessionLimits>
   clock?: Clock
+  /** What this session and others of its party may promise beyond minimum windows. Default: only its own limit counts. */
+  budget?: BudgetShare
   /** Answers the peer's dials. Absent: this side lets the peer open nothing. */
   onOpen?: (incoming: IncomingDial) => void
 }
@@ -142,7 +145,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#clock = options.clock ?? systemClock
     this.#limits = { ...sessionDefaults, ...options.limits }
     this.#onOpen = options.onOpen
-    this.#budget = new CreditBudget(this.#limits)
+    this.#budget = new CreditBudget(this.#limits, options.budget)
     this.#roundTrip = new RoundTrip(this.#clock, opaque => this.#say(encode.ping(opaque)))
     this.#owner = this.#streamOwner()
 

@@ -1,5 +1,7 @@
 import t from 'tap'
+import { CountedLimit } from '../../src/counted-limit.js'
 import { type ErrorCode, TunnelError } from '../../src/errors.js'
+import { FairBudget } from '../../src/fair-budget.js'
 import { HANDSHAKE_TIMEOUT_MS } from '../../src/link/handshake.js'
 import { LinkHost, type LinkHostOptions } from '../../src/link/host.js'
 import type { Link } from '../../src/link/link.js'
@@ -10,7 +12,6 @@ import {
   encodeHello,
   linkType
 } from '../../src/link/message.js'
-import { ReplayBudget } from '../../src/link/replay.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 
@@ -293,12 +294,16 @@ t.test('other names, slots and identities are other clients', async t => {
 })
 
 t.test('links are bounded; one less is not refused, and one that ends makes room', async t => {
-  const { host, open, refused } = hosting({ linkLimit: 2 })
+  const links = new CountedLimit(2, { key: 'link.linkLimit', counted: 'links are open' })
+  const { host, open, refused } = hosting({ admit: () => links.acquire() })
   const first = open({ name: 'a' })
   open({ name: 'b' })
 
   const third = open({ name: 'c' })
-  t.match(third.ended, { by: 'close', error: { code: 'OVERLOADED' } })
+  t.match(third.ended, {
+    by: 'close',
+    error: { code: 'OVERLOADED', detail: 'link.linkLimit: 2 links are open' }
+  })
   t.same(refused, ['OVERLOADED'])
   t.equal(host.size, 2)
 
@@ -308,6 +313,40 @@ t.test('links are bounded; one less is not refused, and one that ends makes room
   open({ name: 'c' })
   t.equal(host.size, 2)
 })
+
+t.test(
+  'a link counts until it has ended, also while it is down; a resume and a replacement count once',
+  async t => {
+    const limit = new CountedLimit(2, { key: 'clusters[demo].limits.links', counted: 'links are open' })
+    const asked: string[] = []
+    const { open, say, links, clock, refused } = hosting({
+      limits: { resumeWindowMs: 1_000 },
+      admit: ({ name, slot }, { key }) => {
+        asked.push(`${key} ${name} ${slot}`)
+        return limit.acquire()
+      }
+    })
+    const first = open({ name: 'a' })
+    const { id } = welcomeOf(first)
+    open({ name: 'b' })
+    first.lose()
+    t.equal(limit.count, 2, 'down')
+    t.match(open({ name: 'c' }).ended, { by: 'close', error: { code: 'OVERLOADED' } })
+
+    t.ok(welcomeOf(say(hello({ name: 'a', resume: { id, received: 0 } }))).resumed)
+    t.equal(limit.count, 2, 'resumed')
+    const again = open({ name: 'a' })
+    t.equal(limit.count, 2, 'replaced')
+    again.lose()
+    clock.tick(1_000)
+    t.equal(limit.count, 1, 'its resume window is over')
+    links.at(-1)?.close('CLOSED')
+
+    t.equal(limit.count, 1)
+    t.same(refused, ['OVERLOADED'])
+    t.equal(asked[0], `${DEMO.key} a 0`)
+  }
+)
 
 t.test('a server that drains refuses new links and still resumes old ones', async t => {
   const { host, open, say } = hosting()
@@ -332,16 +371,16 @@ t.test('a draining server does not end the link of a client that asks for a new 
 })
 
 t.test('all links share one budget, and give back what they kept', async t => {
-  const budget = new ReplayBudget(1_000)
-  const { host, links, open } = hosting({ budget })
+  const budget = new FairBudget(1_000)
+  const { host, links, open } = hosting({ budgetOf: () => budget.share() })
   open({ name: 'a' }).lose()
   open({ name: 'b' }).lose()
   for (const link of links) link.send(Buffer.alloc(10))
-  t.equal(host.replayBytes, 20)
+  t.equal(budget.usedBytes, 20)
 
   for (const link of links) link.close('CLOSED')
 
-  t.equal(host.replayBytes, 0)
+  t.equal(budget.usedBytes, 0)
   t.equal(host.size, 0)
 })
 

@@ -1,8 +1,8 @@
 import t from 'tap'
 import { type ErrorCode, TunnelError, errors } from '../../src/errors.js'
+import { FairBudget } from '../../src/fair-budget.js'
 import { Link, type LinkOptions, type ResumeCounts } from '../../src/link/link.js'
 import { decodeNumber, encodeNote, encodeNumber, linkType } from '../../src/link/message.js'
-import { ReplayBudget } from '../../src/link/replay.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 
@@ -152,7 +152,7 @@ t.test('the newest carrier wins, and nothing of the older one is heard', async t
   t.equal(link.state, 'up')
   link.send(text('b'))
   t.same(next.said, ['b'])
-  t.equal(clock.pending, 1, 'one heartbeat')
+  t.equal(clock.pending, 2, 'one heartbeat, and one watch over what is not acknowledged')
 })
 
 t.test('a thousand carriers leave no listener on the link and one timer', async t => {
@@ -276,8 +276,11 @@ t.test('a carrier lost while it was full does not hold up the next', async t => 
 })
 
 t.test('when the window is over the link ends with RESUME_EXPIRED and gives its memory back', async t => {
-  const budget = new ReplayBudget()
-  const { link, carrier, clock, events } = linkUp({ budget, limits: { resumeWindowMs: 1_000 } })
+  const budget = new FairBudget(1_000)
+  const { link, carrier, clock, events } = linkUp({
+    budget: budget.share(),
+    limits: { resumeWindowMs: 1_000 }
+  })
   link.send(text('lost'))
   carrier.lose()
 

@@ -1,11 +1,13 @@
 import t from 'tap'
-import { ReplayBudget, ReplayBuffer } from '../../src/link/replay.js'
+import { FairBudget } from '../../src/fair-budget.js'
+import { ReplayBuffer } from '../../src/link/replay.js'
 import { collectGarbage } from '../support/garbage.js'
 
+const MIB = 1 << 20
 const bytes = (length: number): Buffer => Buffer.alloc(length)
 
-function buffer(replayLimitBytes = 1_000, replayMinBytes = 100, budget = new ReplayBudget()) {
-  return new ReplayBuffer({ replayLimitBytes, replayMinBytes }, budget)
+function buffer(replayLimitBytes = 1_000, replayMinBytes = 100, budget = new FairBudget(MIB)) {
+  return new ReplayBuffer({ replayLimitBytes, replayMinBytes }, budget.share())
 }
 
 t.test('there is room until the limit is reached, and again below it', async t => {
@@ -22,7 +24,7 @@ t.test('there is room until the limit is reached, and again below it', async t =
 })
 
 t.test('links of one process share a budget, and each keeps its minimum', async t => {
-  const budget = new ReplayBudget(500)
+  const budget = new FairBudget(500)
   const one = buffer(1_000, 100, budget)
   const two = buffer(1_000, 100, budget)
 
@@ -42,7 +44,7 @@ t.test('links of one process share a budget, and each keeps its minimum', async 
 })
 
 t.test('clearing gives everything back, once', async t => {
-  const budget = new ReplayBudget()
+  const budget = new FairBudget(MIB)
   const replay = buffer(1_000, 100, budget)
   replay.push(bytes(10))
   replay.push(bytes(20))
@@ -86,7 +88,7 @@ t.test('acknowledgements fit between what was acknowledged and what was sent', a
 })
 
 t.test('a million messages leave nothing behind', async t => {
-  const budget = new ReplayBudget()
+  const budget = new FairBudget(MIB)
   const replay = buffer(1 << 20, 100, budget)
   const message = bytes(8)
   await collectGarbage()

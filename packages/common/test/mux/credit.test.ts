@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
+import { FairBudget } from '../../src/fair-budget.js'
 import { CreditBudget, type CreditLimits, type ReceiveWindow, creditDefaults } from '../../src/mux/credit.js'
 
 const LIMITS: CreditLimits = {
@@ -165,4 +166,24 @@ t.test('whatever streams do, the windows promise at most the budget and the mini
     }),
     { numRuns: 500 }
   )
+})
+
+t.test('sessions of one party share what the process may promise, and give it back', async t => {
+  const process = new FairBudget(10_000)
+  const [a, b] = ['a', 'b'].map(name => process.share(name))
+  const open = (share: typeof a, count: number): ReceiveWindow[] => {
+    const session = new CreditBudget(LIMITS, share)
+    return [...Array(count).keys()].map(() => session.open())
+  }
+
+  const hog = [...open(a, 1_000), ...open(a, 1_000)]
+  const held = process.usedBytes
+
+  t.ok(held <= 8_000, `${held} of 10000 beyond the minimum windows`)
+  t.equal(hog.at(-1)?.windowBytes, 100, 'the minimum is for everybody')
+  const [late] = open(b, 1)
+  t.equal(late?.windowBytes, Math.floor((4 * (10_000 - held)) / 5 / 16))
+  late?.close()
+  for (const window of hog) window.close()
+  t.equal(process.usedBytes, 0)
 })

@@ -68,6 +68,13 @@ export type AcceptorOptions = {
   maxConnections?: number
   /** Connections that are not clients yet. One more drops the oldest: who is slow loses, not who is next. Default 2048. */
   maxPending?: number
+  /** Called when a connection was dropped because of `maxPending`. */
+  onPendingDropped?: () => void
+  /**
+   * Asked when the cluster of a connection is known. Refuses by throwing, else returns what to call when the connection
+   * is closed. Default: all are admitted.
+   */
+  admit?: (cluster: string) => () => void
   websocketOptions?: UpgraderOptions['websocketOptions']
   onConnection: (connection: TunnelConnection) => void
   onRefused?: (code: ErrorCode) => void
@@ -222,7 +229,10 @@ class OpenAcceptor implements Acceptor {
     })
     if (this.#pending.size > this.#maxPending) {
       const [oldest] = this.#pending
-      if (oldest) this.#drop(oldest, 'too many connections are pending')
+      if (oldest) {
+        this.#drop(oldest, 'too many connections are pending')
+        this.#options.onPendingDropped?.()
+      }
     }
     if (this.#options.proxyProtocol === 'required') this.#readProxyHeader(arrival)
     else this.#startTls(arrival)
@@ -292,6 +302,8 @@ class OpenAcceptor implements Acceptor {
       const { authorities } = certificates
       identity = verifyPeer(socket, { code: 'CLIENT_NOT_IDENTIFIED', ...(authorities && { authorities }) })
       cluster = this.#clusterOf(identity)
+      const release = this.#options.admit?.(cluster)
+      if (release) arrival.socket.once('close', release)
     } catch (error) {
       const refusal = TunnelError.from(error, 'CLIENT_NOT_IDENTIFIED')
       refuse(socket, refusal, this.#clock)

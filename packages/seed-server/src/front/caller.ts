@@ -74,12 +74,16 @@ export class Caller {
     socket.on('close', () => this.#leave('the connection closed'))
   }
 
-  /** Serves the caller until its end; `headerMs` is what is left of the time for its head. Never rejects. */
-  async serve(headerMs: number): Promise<void> {
+  /**
+   * Serves the caller until its end; `headerMs` is what is left of the time for its head, `onHead` is called when that is
+   * complete. Never rejects.
+   */
+  async serve(headerMs: number, onHead: () => void = () => {}): Promise<void> {
     const { clock, dialTimeoutMs, dial, route } = this.#options
     let dialledAt: number | undefined
     try {
       const { target } = await this.#readHead(headerMs)
+      onHead()
       this.#cluster = route(this.#serverName)
       dialledAt = clock.now()
       const stream = await bounded(dial(this.#cluster), clock)(target, {

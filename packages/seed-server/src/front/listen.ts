@@ -20,6 +20,7 @@ import { SOCKET_MODE, listenShared, listenUnix, removeStaleSocket } from './unix
 export const HEADER_TIMEOUT_MS = 10_000
 export const FIRST_BYTE_DELAY_MS = 50
 export const MAX_CONNECTIONS = 8_192
+export const MAX_PENDING = 2_048
 
 /** Connections beyond the limit that are still told so; more than these are closed without a word. */
 export const OVERFLOW_CONNECTIONS = 128
@@ -55,6 +56,10 @@ export type FrontOptions = {
   firstByteDelayMs?: number
   /** Callers at once. One more is answered 503. Default 8192. */
   maxConnections?: number
+  /** Callers whose request head is not complete. One more drops the oldest: who is slow loses, not who is next. Default 2048. */
+  maxPending?: number
+  /** Called when a caller was dropped because of `maxPending`. */
+  onPendingDropped?: () => void
   clock?: Clock
   log: Log
   observer?: FrontObserver
@@ -66,6 +71,8 @@ export interface Front {
   readonly address: ListenAddress
   /** Callers connected now, whatever their state. */
   readonly connections: number
+  /** Those among them whose request head is not complete. */
+  readonly pending: number
   /** New callers are refused by the system; those inside stay. Resolves when the last one has left. Safe to call twice. */
   stopAccepting(): Promise<void>
   /** Stops accepting and ends every caller. Resolves when all is closed. Safe to call twice. */
@@ -93,11 +100,14 @@ class OpenFront implements Front {
   readonly #caller: CallerOptions
   readonly #headerTimeoutMs: number
   readonly #maxConnections: number
+  readonly #maxPending: number
   readonly #clock: Clock
   readonly #log: Log
   readonly #server: Server
   readonly #unfollow: () => void
   readonly #arrivals = new Set<Arrival>()
+  /** Oldest first. */
+  readonly #pending = new Set<Arrival>()
   readonly #callers = new Map<Socket, Caller>()
   /** TLS only: from a finished handshake back to its arrival. Node shows no other link between the two sockets. */
   readonly #handshakes = new Map<string, Arrival>()
@@ -113,6 +123,7 @@ class OpenFront implements Front {
     this.#log = log.child({ front: name })
     this.#headerTimeoutMs = options.headerTimeoutMs ?? HEADER_TIMEOUT_MS
     this.#maxConnections = options.maxConnections ?? MAX_CONNECTIONS
+    this.#maxPending = options.maxPending ?? MAX_PENDING
     this.#caller = {
       front: name,
       route: options.route,
@@ -180,6 +191,10 @@ class OpenFront implements Front {
     return this.#arrivals.size
   }
 
+  get pending(): number {
+    return this.#pending.size
+  }
+
   stopAccepting(): Promise<void> {
     return this.#stop()
   }
@@ -205,7 +220,12 @@ class OpenFront implements Front {
     const over = this.#arrivals.size >= this.#maxConnections
     const arrival: Arrival = { socket, atMs: this.#clock.now(), over }
     this.#arrivals.add(arrival)
-    socket.on('close', () => this.#arrivals.delete(arrival))
+    this.#pending.add(arrival)
+    socket.on('close', () => {
+      this.#arrivals.delete(arrival)
+      this.#pending.delete(arrival)
+    })
+    if (this.#pending.size > this.#maxPending) this.#dropOldestPending()
     if (!this.#options.certificates) return this.#admit(socket, arrival)
 
     const peer = peerOf(socket)
@@ -213,6 +233,15 @@ class OpenFront implements Front {
     socket.on('close', () => {
       if (this.#handshakes.get(peer) === arrival) this.#handshakes.delete(peer)
     })
+  }
+
+  #dropOldestPending(): void {
+    const [oldest] = this.#pending
+    if (!oldest) return
+    this.#pending.delete(oldest)
+    this.#log.debug({ remote: oldest.socket.remoteAddress }, 'caller dropped, too many say nothing')
+    oldest.socket.destroy()
+    this.#options.onPendingDropped?.()
   }
 
   /** Nothing of what a stranger sends is read before this said who it is. */
@@ -234,14 +263,16 @@ class OpenFront implements Front {
     this.#admit(socket, arrival, serverName, denied)
   }
 
-  #admit(socket: Socket, { atMs, over }: Arrival, serverName?: string, denied?: TunnelError): void {
+  #admit(socket: Socket, arrival: Arrival, serverName?: string, denied?: TunnelError): void {
+    const { atMs, over } = arrival
     const caller = new Caller(socket, serverName, this.#caller)
     this.#callers.set(socket, caller)
     socket.once('close', () => this.#callers.delete(socket))
     if (denied) return caller.refuse(denied)
     if (over)
       return caller.refuse(new TunnelError('OVERLOADED', `at most ${this.#maxConnections} callers at once`))
-    void caller.serve(this.#headerTimeoutMs - (this.#clock.now() - atMs))
+    const onHead = (): void => void this.#pending.delete(arrival)
+    void caller.serve(this.#headerTimeoutMs - (this.#clock.now() - atMs), onHead)
   }
 
   /** No handshake, no caller. Whoever spoke plain HTTP can still be told, in plain HTTP. */

@@ -21,12 +21,12 @@ import {
   systemClock
 } from '@tendril/common'
 import { createBackoff } from '@tendril/common/backoff'
+import type { BudgetShare } from '@tendril/common/fair-budget'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
 import { Link, type LinkLimits } from '@tendril/common/link/link'
 import { INSTANCE_BYTES } from '@tendril/common/link/message'
 import { readNote } from '@tendril/common/link/note'
-import type { ReplayBudget } from '@tendril/common/link/replay'
 import { isSilent, whileUp } from '@tendril/common/link/while-up'
 import type { Log } from '@tendril/common/log'
 import { type AnswerOptions, createAnswer } from './answer.js'
@@ -46,7 +46,10 @@ export type PeersOptions = AnswerOptions & {
   onAnswer?: ForwardOptions['onAnswer']
   link?: LinkLimits
   session?: Partial<SessionLimits>
-  budget?: ReplayBudget
+  /** What links to and from peers keep for a resume together. */
+  replayBudget?: BudgetShare
+  /** What sessions with peers may promise together. */
+  sessionBudget?: BudgetShare
   clock?: Clock
   log: Log
 }
@@ -148,10 +151,15 @@ export class Peers {
 
   /** A peer's link, before anything was received on it: answers what it dials. */
   accept(link: Link, name: string, { sibling = false } = {}): void {
-    const { session: limits } = this.#options
+    const { session: limits, sessionBudget: budget } = this.#options
     const log = this.#log.child({ peer: name.slice(0, 8) })
     const onOpen = sibling ? this.#answers.sibling : this.#answers.replica
-    const session = new Session(link, { onOpen, clock: this.#clock, ...(limits && { limits }) })
+    const session = new Session(link, {
+      onOpen,
+      clock: this.#clock,
+      ...(limits && { limits }),
+      ...(budget && { budget })
+    })
     this.#accepted.add(session)
     if (!sibling && this.#options.siblings) {
       this.#replicas.add(link)
@@ -237,11 +245,15 @@ export class Peers {
   }
 
   #newLine(server: string, slot: number, onChange: (line: Line) => void): Line {
-    const { self, link: limits, session: sessionLimits, budget } = this.#options
+    const { self, link: limits, session: sessionLimits, replayBudget, sessionBudget } = this.#options
     const log = this.#log.child({ peer: server.slice(0, 8) })
     const clock = this.#clock
-    const link = new Link({ clock, ...(limits && { limits }), ...(budget && { budget }) })
-    const session = new Session(link, { clock, ...(sessionLimits && { limits: sessionLimits }) })
+    const link = new Link({ clock, ...(limits && { limits }), ...(replayBudget && { budget: replayBudget }) })
+    const session = new Session(link, {
+      clock,
+      ...(sessionLimits && { limits: sessionLimits }),
+      ...(sessionBudget && { budget: sessionBudget })
+    })
     link.on('up', ({ first, downMs }) => {
       if (first) log.info('peer connected')
       else log.info({ downMs: Math.round(downMs) }, 'peer connected again')

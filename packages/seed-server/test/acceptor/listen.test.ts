@@ -4,6 +4,7 @@ import { type ConnectionOptions, connect as connectTls } from 'node:tls'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import type { ErrorCode } from '@tendril/common'
+import { CountedLimit } from '@tendril/common/counted-limit'
 import {
   type Acceptor,
   type AcceptorOptions,
@@ -335,7 +336,8 @@ t.test('clients beyond the limit are told so', async t => {
 })
 
 t.test('a flood of idle connections drops the oldest of them, never who is next', async t => {
-  const { acceptor, at, tls } = await open(t, { maxPending: 10 })
+  let dropped = 0
+  const { acceptor, at, tls } = await open(t, { maxPending: 10, onPendingDropped: () => dropped++ })
   const flood = Array.from({ length: 100 }, () => new Raw(connect({ ...at, allowHalfOpen: true })))
   t.teardown(() => flood.forEach(({ socket }) => socket.destroy()))
   let most = 0
@@ -347,7 +349,43 @@ t.test('a flood of idle connections drops the oldest of them, never who is next'
   await once(dial(t, tls), 'open')
 
   t.ok(most <= 10, `${most} pending at most`)
+  t.ok(dropped >= 90, `${dropped} dropped`)
   t.equal(acceptor.connections, 1)
+})
+
+t.test('connections of a cluster beyond its limit are told which, and those of another are not', async t => {
+  const names: string[] = []
+  const limit = new CountedLimit(2, {
+    key: 'clusters[demo].limits.connections',
+    counted: 'connections are open'
+  })
+  const { acceptor, refused, tls, leaf, pki, at } = await open(t, {
+    admit: cluster => {
+      names.push(cluster)
+      return cluster === 'demo' ? limit.acquire() : () => {}
+    }
+  })
+  const first = dial(t, tls)
+  await once(first, 'open')
+  // Nothing is said after the handshake: it counts as well.
+  await rawTls(t, tls)
+  while (limit.count < 2) await turns(1)
+
+  const third = await rawTls(t, tls)
+  await third.write(upgradeRequest()).untilText('\r\n\r\n')
+  t.match(
+    third.text,
+    /^HTTP\/1\.1 503 overloaded: clusters\[demo\]\.limits\.connections: 2 connections are open\r\n/
+  )
+  t.same(refused, ['OVERLOADED'])
+  const other = { ...at, ca: pki.ca, ...leaf({ commonName: 'vpn-shoot-client' }) }
+  await once(dial(t, other, { cluster: 'other' }), 'open')
+  t.same(names, ['demo', 'demo', 'demo', 'other'])
+
+  first.terminate()
+  while (limit.count > 1) await turns(1)
+  await once(dial(t, tls), 'open')
+  t.equal(acceptor.connections, 2)
 })
 
 t.test('with a PROXY header the real address is known, in both versions and any pieces', async t => {

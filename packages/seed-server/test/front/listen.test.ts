@@ -735,3 +735,33 @@ t.test('whoever counts hears of every answer, once', async t => {
     { cluster: 'demo', upBytes: 7, downBytes: 5 }
   ])
 })
+
+for (const kind of ['tls', 'plain'] as const) {
+  t.test(`callers of a ${kind} front who say nothing lose to those who come later`, async t => {
+    let dropped = 0
+    const options = { maxPending: 10, onPendingDropped: () => dropped++, dial: () => tcpDial }
+    const { front, tls } =
+      kind === 'tls' ? await openTls(t, options) : { front: await open(t, options), tls: undefined }
+    const ask = () => (tls ? rawTls(t, tls) : rawPlain(t, front.at))
+    const port = await listenTcp(t, socket => socket.pipe(socket))
+    const inside = await ask()
+    await inside.write(connectTo(port)).untilText('200')
+    t.equal(front.pending, 0, 'whoever has asked is not pending')
+
+    const flood = Array.from({ length: 100 }, () => new Raw(connect({ ...front.at, allowHalfOpen: true })))
+    t.teardown(() => flood.forEach(({ socket }) => socket.destroy()))
+    let most = 0
+    while (flood.filter(raw => raw.ended || raw.closed).length < 90) {
+      most = Math.max(most, front.pending)
+      await turns(1)
+    }
+    t.equal(front.pending, 10)
+    const late = await ask()
+    await late.write(connectTo(port)).untilText('200')
+
+    t.ok(most <= 10, `${most} pending at most`)
+    t.equal(dropped, 91)
+    inside.write('still here')
+    await inside.untilText('still here')
+  })
+}

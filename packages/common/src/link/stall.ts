@@ -1,0 +1,62 @@
+/**
+ * Whether the other side of a link acknowledges what it is sent. A peer that reads and never acknowledges would make
+ * this side keep its messages for ever; one that is slow is not ended, for what it acknowledges moves. Knows times only.
+ */
+import type { Clock, Timer } from '../clock.js'
+
+export type StallLimits = {
+  /**
+   * How long messages may be under way without one of them being acknowledged while the link is up, in milliseconds;
+   * then the link ends. One message of 128 KiB has to arrive in this time. Default 30 000.
+   */
+  ackTimeoutMs: number
+}
+
+export const stallDefaults: StallLimits = { ackTimeoutMs: 30_000 }
+
+export class StallWatch {
+  readonly #clock: Clock
+  readonly #timeoutMs: number
+  readonly #onStalled: () => void
+  /** The last acknowledgement, or the first message that waits for one; undefined while none does, or the link is down. */
+  #sinceMs: number | undefined
+  /** What was waited over earlier connections: a new one is no acknowledgement. */
+  #waitedMs = 0
+  #timer: Timer | undefined
+
+  constructor(clock: Clock, timeoutMs: number, onStalled: () => void) {
+    this.#clock = clock
+    this.#timeoutMs = timeoutMs
+    this.#onStalled = onStalled
+  }
+
+  /** Something was sent that waits to be acknowledged. */
+  waiting(): void {
+    if (this.#sinceMs !== undefined) return
+    this.#sinceMs = this.#clock.now() - this.#waitedMs
+    // The timer stays through acknowledgements: there is one for each message of an interactive stream.
+    this.#timer ??= this.#clock.after(this.#timeoutMs - this.#waitedMs, this.#look)
+  }
+
+  /** Something was acknowledged; `waiting` says whether more is under way. */
+  moved({ waiting }: { waiting: boolean }): void {
+    this.#waitedMs = 0
+    this.#sinceMs = waiting ? this.#clock.now() : undefined
+  }
+
+  /** The link is down: time stands still until something is under way again. Safe to call twice. */
+  pause(): void {
+    this.#timer?.cancel()
+    this.#timer = undefined
+    if (this.#sinceMs !== undefined) this.#waitedMs = this.#clock.now() - this.#sinceMs
+    this.#sinceMs = undefined
+  }
+
+  readonly #look = (): void => {
+    this.#timer = undefined
+    if (this.#sinceMs === undefined) return
+    const leftMs = this.#sinceMs + this.#timeoutMs - this.#clock.now()
+    if (leftMs <= 0) return this.#onStalled()
+    this.#timer = this.#clock.after(leftMs, this.#look)
+  }
+}
