@@ -91,6 +91,7 @@ export const table = [
       ...words,
       'common/tls',
       'common/race',
+      'common/remember',
       'common/resolve',
       'common/identity/peer',
       'common/wire/authority',
@@ -119,7 +120,17 @@ export const table = [
   { files: ['common/serve'], may: [...words, 'common/splice', 'type:common/mux/session'] },
   {
     files: ['common/config/**'],
-    may: ['common/config/**', 'common/listen', ...words, 'node:*', 'node:*/*', 'yaml', 'zod']
+    may: [
+      'common/config/**',
+      'common/listen',
+      'common/resolver-files',
+      'type:common/resolve',
+      ...words,
+      'node:*',
+      'node:*/*',
+      'yaml',
+      'zod'
+    ]
   },
   { files: ['common/config'], may: ['common/config/**', ...words, 'node:*', 'node:*/*', 'yaml', 'zod'] },
   {

@@ -1,54 +1,103 @@
 /**
- * Names to addresses, asked anew every time. Uses getaddrinfo (`dns.lookup`), not the DNS client of Node: only the
- * former honours /etc/hosts, search domains and `ndots`, which is how names inside a cluster work. The price is a
- * thread of libuv's pool per question that nothing can cancel, so questions are few at once and shared.
+ * Names to addresses, asked anew every time. By default inside this process (dns-lookup.ts): a name whose nameserver is
+ * silent holds nobody else and its question is taken back when nobody waits any more. `system` asks getaddrinfo, which
+ * knows every source of nsswitch.conf and whose questions hold a thread each until they end by themselves.
  */
-import { lookup as systemLookup } from 'node:dns/promises'
+import { lookup as askGetaddrinfo } from 'node:dns/promises'
+import { type Clock, systemClock } from './clock.js'
+import { type Lookup, createDnsLookup } from './dns-lookup.js'
+import { TunnelError } from './errors.js'
+import { ResolverFiles, type ResolverPaths } from './resolver-files.js'
 
 /**
- * All addresses of a name, most preferred first. Rejects with the error of getaddrinfo (`code` ENOTFOUND or EAI_*),
- * or with the signal's reason.
+ * All addresses of a name, most preferred first. Rejects with an error whose `code` is ENOTFOUND or EAI_*, with
+ * TunnelError OVERLOADED, or with the signal's reason.
  */
 export type Resolve = (name: string, signal: AbortSignal) => Promise<string[]>
 
 export type ResolveOptions = {
-  /** Questions under way at once. Default: what libuv grants them, half of UV_THREADPOOL_SIZE (4). More would queue there. */
-  maxLookups?: number
-  /** Asks the operating system; for tests. */
-  lookup?: (name: string) => Promise<string[]>
+  /**
+   * `own`: in this process; `system`: getaddrinfo; `auto` (default): `own` unless nsswitch.conf or resolv.conf ask for
+   * what only getaddrinfo can do. Decided once, when the resolver is made.
+   */
+  resolver?: 'auto' | 'own' | 'system'
+  /** Asked instead of those of resolv.conf: `address` or `address:port`. With `system` they mean nothing. */
+  nameservers?: readonly string[] | undefined
+  /** Names under way at once. At the limit the oldest is given up with OVERLOADED. Default 1024. `system` has threads instead. */
+  maxQuestions?: number
+  clock?: Clock
+  /** The files that are read; for tests. */
+  paths?: ResolverPaths
+  /** Instead of either; for tests. */
+  lookup?: Lookup
 }
+
+export const MAX_QUESTIONS = 1_024
+/** A question that somebody waits for ends by then at the latest. */
+const QUESTION_LIMIT_MS = 60_000
 
 const LIBUV_DEFAULT_THREADS = 4
 
-/** libuv lets slow work (getaddrinfo) have (threads + 1) / 2 of its pool, so that files are never starved by names. */
-function threadsForNames(): number {
+/**
+ * How many names may be with getaddrinfo at once: libuv lets slow work have (threads + 1) / 2 of its pool. One of them
+ * stays free for the names of our own servers, which a second resolver asks for.
+ */
+export function threadsForNames(): number {
   const threads = Number(process.env['UV_THREADPOOL_SIZE']) || LIBUV_DEFAULT_THREADS
-  return Math.max(1, Math.floor((threads + 1) / 2))
+  return Math.max(1, Math.floor((threads + 1) / 2) - 1)
 }
 
-async function askSystem(name: string): Promise<string[]> {
+const askSystem: Lookup = async name => {
   // `verbatim` keeps the order of RFC 6724, which getaddrinfo has already applied.
-  const answers = await systemLookup(name, { all: true, verbatim: true })
+  const answers = await askGetaddrinfo(name, { all: true, verbatim: true })
   return [...new Set(answers.map(({ address }) => address))]
 }
 
+/** What `auto` comes to on this machine, and why: one reason for each thing that only getaddrinfo can do. */
+export function chooseResolver(
+  { resolver = 'auto', nameservers = [] }: Pick<ResolveOptions, 'resolver' | 'nameservers'>,
+  files: ResolverFiles
+): { resolver: 'own' | 'system'; reasons: readonly string[] } {
+  if (resolver !== 'auto') return { resolver, reasons: [] }
+  const reasons = nameservers.length > 0 ? [] : files.unsupported
+  return { resolver: reasons.length > 0 ? 'system' : 'own', reasons }
+}
+
+export function createResolve(options: ResolveOptions = {}): Resolve {
+  const { clock = systemClock, nameservers, paths, maxQuestions = MAX_QUESTIONS } = options
+  if (options.lookup)
+    return shared({ lookup: options.lookup, limit: maxQuestions, atLimit: 'dropOldest', clock })
+  const files = new ResolverFiles(clock, paths)
+  if (chooseResolver(options, files).resolver === 'system') {
+    return shared({ lookup: askSystem, limit: threadsForNames(), atLimit: 'wait', clock })
+  }
+  const lookup = createDnsLookup({ files, nameservers, clock })
+  return shared({ lookup, limit: maxQuestions, atLimit: 'dropOldest', clock })
+}
+
 type Waiter = { resolve: (addresses: string[]) => void; reject: (reason: unknown) => void }
-type Question = { waiters: Set<Waiter>; asked: boolean }
+type Question = { waiters: Set<Waiter>; asked: boolean; controller: AbortController }
+
+export type SharedOptions = {
+  lookup: Lookup
+  /** Questions under way at once. */
+  limit: number
+  /** `dropOldest`: who is slow loses, not who is next. `wait`: for a lookup that nothing can stop. */
+  atLimit: 'dropOldest' | 'wait'
+  clock: Clock
+}
 
 /**
- * Makes a resolver. Everybody who asks for a name while a question about it is under way shares the answer, so that
- * one name whose servers are silent occupies one thread however often it is dialled. A question that nobody waits
- * for any more is dropped before it takes a thread.
+ * Everybody who asks for a name while a question about it is under way shares the answer, so that a name costs one
+ * question however often it is dialled. A question that nobody waits for any more is taken back.
  */
-export function createResolve({
-  maxLookups = threadsForNames(),
-  lookup = askSystem
-}: ResolveOptions = {}): Resolve {
+export function shared({ lookup, limit, atLimit, clock }: SharedOptions): Resolve {
+  /** By name, oldest first. */
   const questions = new Map<string, Question>()
   let underWay = 0
 
   function askNext(): void {
-    if (underWay >= maxLookups) return
+    if (underWay >= limit) return
     for (const [name, question] of questions) {
       if (!question.asked) return ask(name, question)
     }
@@ -57,27 +106,55 @@ export function createResolve({
   function ask(name: string, question: Question): void {
     question.asked = true
     underWay++
+    const { controller, waiters } = question
+    const bound = clock.after(QUESTION_LIMIT_MS, () =>
+      controller.abort(Object.assign(new Error('no answer'), { code: 'EAI_AGAIN' }))
+    )
     const settle = (tell: (waiter: Waiter) => void): void => {
       underWay--
-      questions.delete(name)
-      for (const waiter of question.waiters) tell(waiter)
+      bound.cancel()
+      if (questions.get(name) === question) questions.delete(name)
+      for (const waiter of waiters) tell(waiter)
       askNext()
     }
-    lookup(name).then(
+    lookup(name, controller.signal).then(
       addresses => settle(waiter => waiter.resolve(addresses)),
       (error: unknown) => settle(waiter => waiter.reject(error))
     )
+  }
+
+  function dropOldest(): void {
+    for (const [name, { controller }] of questions) {
+      questions.delete(name)
+      return controller.abort(
+        new TunnelError('OVERLOADED', `more than ${limit} names are being resolved (dns.maxQuestions)`)
+      )
+    }
+  }
+
+  /** Nobody waits any more. One that nothing can stop keeps its place, so that who asks again does not ask twice. */
+  function takeBack(name: string, question: Question): void {
+    if (questions.get(name) !== question) return
+    if (atLimit === 'wait' && question.asked) return
+    questions.delete(name)
+    question.controller.abort(new TunnelError('CLOSED', 'nobody waits for the name any more'))
   }
 
   return (name, signal) =>
     new Promise((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason)
       let question = questions.get(name)
-      if (!question) questions.set(name, (question = { waiters: new Set(), asked: false }))
-      const { waiters } = question
+      if (!question) {
+        if (atLimit === 'dropOldest' && questions.size >= limit) dropOldest()
+        questions.set(
+          name,
+          (question = { waiters: new Set(), asked: false, controller: new AbortController() })
+        )
+      }
+      const asked = question
 
       const leave = (): void => {
-        waiters.delete(waiter)
+        asked.waiters.delete(waiter)
         signal.removeEventListener('abort', onAbort)
       }
       const waiter: Waiter = {
@@ -86,10 +163,11 @@ export function createResolve({
       }
       const onAbort = (): void => {
         waiter.reject(signal.reason)
-        if (waiters.size === 0 && questions.get(name)?.asked === false) questions.delete(name)
+        if (asked.waiters.size === 0) takeBack(name, asked)
       }
       signal.addEventListener('abort', onAbort)
-      waiters.add(waiter)
-      askNext()
+      asked.waiters.add(waiter)
+      if (atLimit === 'wait') askNext()
+      else if (!asked.asked) ask(name, asked)
     })
 }

@@ -1,5 +1,7 @@
 import t from 'tap'
-import { createResolve } from '../src/resolve.js'
+import { systemClock } from '../src/clock.js'
+import { chooseResolver, createResolve, shared, threadsForNames } from '../src/resolve.js'
+import { ResolverFiles } from '../src/resolver-files.js'
 
 /** A name service that answers when the test says so. */
 function service() {
@@ -18,7 +20,7 @@ const never = () => new AbortController().signal
 
 t.test('no more questions at once than threads, the others wait their turn', async t => {
   const { asked, lookup, answer } = service()
-  const resolve = createResolve({ maxLookups: 2, lookup })
+  const resolve = shared({ limit: 2, lookup, atLimit: 'wait', clock: systemClock })
 
   const all = ['a', 'b', 'c', 'd'].map(name => resolve(name, never()))
   t.same(asked, ['a', 'b'])
@@ -35,7 +37,7 @@ t.test('no more questions at once than threads, the others wait their turn', asy
 
 t.test('all who ask for one name meanwhile share one question, and later ones ask anew', async t => {
   const { asked, lookup, answer } = service()
-  const resolve = createResolve({ maxLookups: 2, lookup })
+  const resolve = shared({ limit: 2, lookup, atLimit: 'wait', clock: systemClock })
 
   const all = Array.from({ length: 100 }, () => resolve('slow', never()))
   answer('slow').resolve(['10.0.0.1'])
@@ -53,7 +55,7 @@ t.test('all who ask for one name meanwhile share one question, and later ones as
 
 t.test('who leaves is told at once, and a question nobody waits for takes no thread', async t => {
   const { asked, lookup, answer } = service()
-  const resolve = createResolve({ maxLookups: 1, lookup })
+  const resolve = shared({ limit: 1, lookup, atLimit: 'wait', clock: systemClock })
   const controller = new AbortController()
 
   const first = resolve('a', controller.signal)
@@ -76,4 +78,63 @@ t.test('the operating system knows localhost and not what is no name', async t =
 
   t.ok((await resolve('localhost', never())).some(address => address === '127.0.0.1' || address === '::1'))
   await t.rejects(resolve('no-such-name.invalid', never()), { code: /ENOTFOUND|EAI_AGAIN/ })
+})
+
+t.test('at the limit the oldest question is given up, not the next one refused', async t => {
+  for (const count of [1, 2, 3]) {
+    const asked: string[] = []
+    const lookup = (name: string, signal: AbortSignal) => {
+      asked.push(name)
+      return new Promise<string[]>((_, reject) =>
+        signal.addEventListener('abort', () => reject(signal.reason as Error))
+      )
+    }
+    const resolve = shared({ limit: 2, lookup, atLimit: 'dropOldest', clock: systemClock })
+    const controller = new AbortController()
+    const ends = Array.from({ length: count }, (_, at) =>
+      resolve(`n${at}`, controller.signal).then(
+        () => 'answer',
+        (error: unknown) => (error as { code?: string }).code
+      )
+    )
+    await new Promise(setImmediate)
+    controller.abort(Object.assign(new Error(), { code: 'left' }))
+    t.equal(asked.length, count)
+    t.same(await Promise.all(ends), count > 2 ? ['OVERLOADED', 'left', 'left'] : ends.map(() => 'left'))
+  }
+})
+
+t.test('auto is getaddrinfo where only that can do what the files ask for', async t => {
+  const directory = t.testdir({ resolvConf: 'nameserver 192.0.2.1\n', nsswitch: 'hosts: files mdns dns\n' })
+  const pathsOf = (nsswitch: string) => ({
+    resolvConf: `${directory}/resolvConf`,
+    hosts: `${directory}/none`,
+    nsswitch: `${directory}/${nsswitch}`
+  })
+  const choose = (nsswitch: string, options = {}) =>
+    chooseResolver(options, new ResolverFiles(systemClock, pathsOf(nsswitch)))
+
+  t.match(choose('none'), { resolver: 'own' })
+  t.match(choose('nsswitch'), { resolver: 'system', reasons: ['nsswitch.conf "hosts: … mdns"'] })
+  t.match(choose('nsswitch', { resolver: 'own' }), { resolver: 'own' })
+  t.match(choose('none', { resolver: 'system' }), { resolver: 'system' })
+  t.match(choose('nsswitch', { nameservers: ['192.0.2.1'] }), { resolver: 'own' })
+})
+
+t.test('with getaddrinfo one thread stays free for the names of our own servers', async t => {
+  const before = process.env['UV_THREADPOOL_SIZE']
+  t.teardown(() => {
+    if (before === undefined) delete process.env['UV_THREADPOOL_SIZE']
+    else process.env['UV_THREADPOOL_SIZE'] = before
+  })
+  for (const [size, threads] of [
+    ['', 1],
+    ['1', 1],
+    ['4', 1],
+    ['5', 2],
+    ['16', 7]
+  ] as const) {
+    process.env['UV_THREADPOOL_SIZE'] = size
+    t.equal(threadsForNames(), threads, size)
+  }
 })

@@ -18,6 +18,7 @@ import {
 import {
   acceptedLinkSection,
   adminSection,
+  dnsSection,
   logSection,
   sessionSection
 } from '@tendril/common/config/sections'
@@ -233,6 +234,7 @@ export const seedSchema = section('', {
     min: '0ms',
     max: '24h'
   }).prefault('30s'),
+  dns: dnsSection,
   session: sessionSection,
   link: acceptedLinkSection,
   admin: adminSection,

@@ -16,8 +16,10 @@ import { isSilent, whileUp } from '@tendril/common/link/while-up'
 import { logListening } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
 import type { Metrics } from '@tendril/common/metrics'
-import { linkLimits, sessionLimits } from '@tendril/common/config/sections'
+import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { type Route, readRoute, sortRoutes } from '@tendril/common/policy/routes'
+import { remembering } from '@tendril/common/remember'
+import { type Resolve, createResolve } from '@tendril/common/resolve'
 import { connect } from '@tendril/common/transport/connect'
 import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
@@ -55,6 +57,8 @@ export class Server implements House {
   readonly #metrics: Metrics
   readonly #counts: ServerMetrics
   readonly #registry: Registry
+  /** Names of peers. */
+  readonly #resolve: Resolve
   /** Absent: this is the only worker. */
   readonly #siblings: Siblings | undefined
   /** Other replicas, when there are any. */
@@ -86,6 +90,11 @@ export class Server implements House {
     this.#siblings = siblings
     this.#log = siblings ? log.child({ worker: this.id.slice(0, 8) }) : log
     this.#metrics = metrics
+    this.#resolve = remembering(createResolve(resolveOptions(config.dns)), {
+      clock: systemClock,
+      onRemembered: (name, reason) =>
+        this.#log.warn({ name, reason }, 'using the last known addresses of a name')
+    })
     const { clusters, link, session, peers } = config
     this.#replayBudget = new FairBudget(link.replayBudget)
     this.#sessionBudget = new FairBudget(session.processBudget)
@@ -412,7 +421,10 @@ export class Server implements House {
       const own = withoutNeedlessBrackets(address)
       return leaseSource({ ...options, address: own, durationMs, holder: this.id, log })
     }
-    if (dns !== undefined) return dnsSource({ ...parseAuthority(dns), intervalMs: resolveInterval, log })
+    if (dns !== undefined) {
+      const resolve = createResolve(resolveOptions(this.#config.dns))
+      return dnsSource({ ...parseAuthority(dns), intervalMs: resolveInterval, resolve, log })
+    }
     return staticSource(addresses ?? [])
   }
 
@@ -444,6 +456,7 @@ export class Server implements House {
         ...(this.#peerBundle && { tls: this.#peerBundle.tlsOptions() }),
         headers: { [CLUSTER_HEADER]: EVERY_CLUSTER },
         timeoutMs: connectTimeout,
+        resolve: this.#resolve,
         signal
       }
     )

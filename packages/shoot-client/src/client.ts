@@ -8,7 +8,7 @@ import { Session, TunnelError, allIdle, serve, systemClock } from '@tendril/comm
 import type { Admin } from '@tendril/common/admin/app'
 import { createBackoff } from '@tendril/common/backoff'
 import type { House } from '@tendril/common/command'
-import { linkLimits, sessionLimits } from '@tendril/common/config/sections'
+import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { Bundle } from '@tendril/common/identity/bundle'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
@@ -19,6 +19,8 @@ import { readNote } from '@tendril/common/link/note'
 import type { Log } from '@tendril/common/log'
 import type { Metrics } from '@tendril/common/metrics'
 import { createPolicy } from '@tendril/common/policy/policy'
+import { remembering } from '@tendril/common/remember'
+import { type Resolve, createResolve } from '@tendril/common/resolve'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
 import { type LinkView, createAdmin } from './admin/app.js'
 import type { ShootConfig } from './config.js'
@@ -35,6 +37,8 @@ export class Client implements House {
   readonly #metrics: Metrics
   readonly #counts: ClientMetrics
   readonly #onOpen: ReturnType<typeof serve>
+  /** Names of servers, proxies and gateways: apart from those of targets, which others choose. */
+  readonly #resolve: Resolve
   /** Tells a restarted client from one that connects once more. */
   readonly #instance = randomBytes(INSTANCE_BYTES)
   readonly #replayBudget: BudgetShare
@@ -56,7 +60,13 @@ export class Client implements House {
     this.#sessionBudget = new FairBudget(config.session.processBudget).share()
     this.closed = new Promise(resolve => (this.#over = resolve))
     const { allow, deny, dialTimeout, maxPendingDials } = config.targets
+    this.#resolve = remembering(createResolve(resolveOptions(config.dns)), {
+      clock: systemClock,
+      onRemembered: (name, reason) =>
+        this.#log.warn({ name, reason }, 'using the last known addresses of a name')
+    })
     const targets = createTargetDial({
+      resolve: createResolve(resolveOptions(config.dns)),
       policy: createPolicy({ ...(allow && { allow }), deny }),
       clock: systemClock,
       limits: { maxPendingDials },
@@ -148,6 +158,7 @@ export class Client implements House {
       ...(gateway && { gateway }),
       headers: { 'Tendril-Cluster': cluster },
       timeoutMs: connectTimeout,
+      resolve: this.#resolve,
       signal
     })
     const id = headers[SERVER_HEADER]

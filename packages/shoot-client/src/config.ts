@@ -13,7 +13,13 @@ import {
   text,
   url
 } from '@tendril/common/config/fields'
-import { adminSection, linkSection, logSection, sessionSection } from '@tendril/common/config/sections'
+import {
+  adminSection,
+  dnsSection,
+  linkSection,
+  logSection,
+  sessionSection
+} from '@tendril/common/config/sections'
 import { TunnelError } from '@tendril/common'
 import { isName, NAME_RULE } from '@tendril/common/identity/role'
 import { isLoopback, parseListen } from '@tendril/common/listen'
@@ -177,6 +183,7 @@ export const shootSchema = section('', {
     max: '24h'
   }).prefault('30s'),
   targets,
+  dns: dnsSection,
   session: sessionSection,
   link: linkSection,
   admin: adminSection,

@@ -1,6 +1,8 @@
-/** The sections that both programs' configurations have: `session`, `admin` and `log`. */
+/** The sections that both programs' configurations have: `session`, `link`, `dns`, `admin` and `log`. */
 import type * as z from 'zod'
 import type { LinkLimits, SessionLimits } from '../index.js'
+import type { ResolveOptions } from '../resolve.js'
+import { nameserverOf } from '../resolver-files.js'
 import { choice, count, duration, list, listenTcp, section, size, text } from './fields.js'
 
 /** How much the streams of one session may have under way. */
@@ -147,6 +149,46 @@ export function linkLimits(section: z.output<typeof linkSection>): LinkLimits {
     replayMinBytes: section.replayMin,
     ackTimeoutMs: section.ackTimeout
   }
+}
+
+export const dnsSection = section(
+  'How names are resolved. /etc/hosts, and the search domains and `options` of /etc/resolv.conf count in any case.',
+  {
+    resolver: choice({
+      about:
+        '`own`: in this process, where a name whose nameserver is silent holds up no other. `system`: getaddrinfo, which knows every source of /etc/nsswitch.conf, but where a few silent names hold up all others until they time out; more threads (UV_THREADPOOL_SIZE) then help. `auto`: `own`, unless nsswitch.conf or resolv.conf ask for what only getaddrinfo can do (mDNS, NIS, LDAP, `use-vc`, a nameserver with a zone).',
+      values: ['auto', 'own', 'system']
+    }).default('auto'),
+    nameservers: list(
+      'Nameservers to ask instead of those of /etc/resolv.conf: addresses, with a port if it is not 53. Not with `resolver: system`.',
+      text({
+        fits: written => nameserverOf(written) !== undefined && !written.includes('%'),
+        expected: 'an address such as 10.0.0.10, 10.0.0.10:5353 or [fd00::a]:5353'
+      })
+    ).default([]),
+    maxQuestions: count({
+      about:
+        'Names of targets being resolved at once. One more gives up the oldest with OVERLOADED. Names of our own servers are counted apart, up to the same number.',
+      min: 1,
+      max: 65_536
+    }).default(1024)
+  }
+)
+  .superRefine(({ resolver, nameservers }, context) => {
+    if (resolver === 'system' && nameservers.length > 0) {
+      context.addIssue({
+        code: 'custom',
+        path: ['nameservers'],
+        message: 'getaddrinfo asks those of /etc/resolv.conf: write resolver: own, or leave them out'
+      })
+    }
+  })
+  .prefault({})
+
+/** The section as options of `createResolve`. */
+export function resolveOptions(section: z.output<typeof dnsSection>): ResolveOptions {
+  const { resolver, nameservers, maxQuestions } = section
+  return { resolver, nameservers, maxQuestions }
 }
 
 export const adminSection = section(

@@ -13,6 +13,7 @@ import { type Clock, systemClock } from '../clock.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
 import { checkServerIdentity } from '../identity/peer.js'
 import { race } from '../race.js'
+import { remembering } from '../remember.js'
 import { type Resolve, createResolve } from '../resolve.js'
 import { formatAuthority, parseAuthority } from '../wire/authority.js'
 import { secure } from './secure.js'
@@ -70,10 +71,11 @@ export type ConnectOptions = {
 
 export const CONNECT_TIMEOUT_MS = 10_000
 
-const systemResolve = createResolve()
+const systemResolve = remembering(createResolve(), { clock: systemClock })
 
 /**
- * One attempt. The name is resolved anew and certificates are read from `tls` each time; nothing is remembered.
+ * One attempt. The name is resolved anew and certificates are read from `tls` each time; nothing is remembered but the
+ * last known addresses of a name, for when nameservers are silent (remember.ts).
  * Rejects with `SERVER_UNREACHABLE`, `SERVER_NOT_IDENTIFIED`, `PROTOCOL_ERROR`, `BAD_CONFIG`, what the way rejects
  * with, or the server's own refusal (`CLIENT_NOT_IDENTIFIED`, `CLUSTER_DENIED`, `UNKNOWN_CLUSTER`, …); `CLOSED` when
  * aborted. The WebSocket starts to read on the next turn of the event loop.

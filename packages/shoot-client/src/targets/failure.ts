@@ -60,9 +60,11 @@ export function connectFailed(
 
 /** The name could not be resolved. */
 export function resolveFailed(name: string, error: NodeJS.ErrnoException): TunnelError {
+  if (error instanceof TunnelError) return error
   const code = ['EMFILE', 'ENFILE', 'ENOMEM', 'EAI_MEMORY'].includes(error.code ?? '')
     ? 'OVERLOADED'
     : 'TARGET_NOT_FOUND'
-  const why = error.code === 'ENOTFOUND' ? '' : ` (${error.code ?? error.message})`
+  const sentence = error.name === 'NameError' ? error.message : (error.code ?? error.message)
+  const why = error.code === 'ENOTFOUND' ? '' : ` (${sentence})`
   return new TunnelError(code, `${name}${why}`, { cause: error })
 }

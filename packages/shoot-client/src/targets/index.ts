@@ -18,7 +18,7 @@ import { connectTarget } from './tcp.js'
 export type TargetDialOptions = {
   policy: Policy
   clock: Clock
-  /** Default: getaddrinfo, see common/resolve. */
+  /** Default: that of common/resolve. */
   resolve?: Resolve
   limits?: {
     /** Dials under way at once. Beyond it a dial is refused with `OVERLOADED`. Default 8192, as many as streams. */
@@ -82,9 +82,12 @@ export function createTargetDial(options: TargetDialOptions): Dial {
     throw new TunnelError('TARGET_NOT_FOUND', `${name} has no address`)
   }
 
-  async function dialTcp(target: Target, signal: AbortSignal): Promise<Socket> {
+  async function dialTcp(target: Target, { signal, progress }: Bound): Promise<Socket> {
     const { host, port } = readTarget(target)
+    const where = progress.waitingFor
+    if (isIP(host) === 0) progress.waitingFor = `the nameserver asked for ${host}`
     const addresses = await addressesOf(host, port, signal)
+    progress.waitingFor = where
     try {
       const socket = await race({
         addresses,
@@ -116,7 +119,7 @@ export function createTargetDial(options: TargetDialOptions): Dial {
       if (pendingDials > maxPendingDials) {
         throw new TunnelError('OVERLOADED', `the client has ${maxPendingDials} dials under way`)
       }
-      const socket = await dialTcp(target, bound.signal)
+      const socket = await dialTcp(target, bound)
       metrics?.connectionOpened(socket)
       return socket
     } catch (error) {
@@ -146,11 +149,16 @@ function describe({ host, port }: Target): string {
 /** A signal that aborts with the caller's, or when time is up; its reason is the TunnelError to reject with. */
 function bounded(outer: AbortSignal, clock: Clock, timeoutMs: number, where: string) {
   const controller = new AbortController()
+  /** Who has to answer next, kept up to date so that a timeout can say it. */
+  const progress = { waitingFor: where }
   const onAbort = (): void =>
     controller.abort(new TunnelError('DIAL_CANCELLED', where, { cause: outer.reason }))
   const timer = clock.after(timeoutMs, () =>
     controller.abort(
-      new TunnelError('DIAL_TIMEOUT', `${where} did not answer within ${Math.round(timeoutMs)} ms`)
+      new TunnelError(
+        'DIAL_TIMEOUT',
+        `${progress.waitingFor} did not answer within ${Math.round(timeoutMs)} ms`
+      )
     )
   )
   if (outer.aborted) onAbort()
@@ -159,5 +167,7 @@ function bounded(outer: AbortSignal, clock: Clock, timeoutMs: number, where: str
     timer.cancel()
     outer.removeEventListener('abort', onAbort)
   }
-  return { signal: controller.signal, release }
+  return { signal: controller.signal, progress, release }
 }
+
+type Bound = Pick<ReturnType<typeof bounded>, 'signal' | 'progress'>

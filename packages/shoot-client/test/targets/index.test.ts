@@ -279,7 +279,10 @@ t.test('the bound covers a black hole, and a name service that is silent', async
   )
   const asking = silent.dial(tcp('db.svc'), { signal: signal(), timeoutMs: 100 })
   silent.clock.tick(100)
-  await t.rejects(asking, { code: 'DIAL_TIMEOUT' })
+  await t.rejects(asking, {
+    code: 'DIAL_TIMEOUT',
+    detail: 'the nameserver asked for db.svc did not answer within 100 ms'
+  })
   t.same(silent.results, ['DIAL_TIMEOUT'])
 })
 
