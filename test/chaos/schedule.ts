@@ -28,6 +28,7 @@ class ScheduledCarrier extends EventEmitter<CarrierEvents> implements Carrier {
   #over = false
   #broken = false
   #full = false
+  #paused = false
   bytesReceived = 0
 
   get over(): boolean {
@@ -35,7 +36,7 @@ class ScheduledCarrier extends EventEmitter<CarrierEvents> implements Carrier {
   }
 
   get hasUnderWay(): boolean {
-    return this.#underWay.length > 0 && !this.#broken
+    return this.#underWay.length > 0 && !this.#broken && !this.peer.#paused
   }
 
   get isFull(): boolean {
@@ -57,6 +58,14 @@ class ScheduledCarrier extends EventEmitter<CarrierEvents> implements Carrier {
     this.end(reason)
   }
 
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    this.#paused = false
+  }
+
   terminate(error: TunnelError): void {
     this.break()
     this.end(error)
@@ -68,6 +77,7 @@ class ScheduledCarrier extends EventEmitter<CarrierEvents> implements Carrier {
     const [next] = this.#underWay
     if (next instanceof Buffer && !this.peer.#over) {
       this.peer.bytesReceived += Math.min(partBytes, next.length - 1)
+      this.peer.emit('bytes')
     }
     this.#broken = true
     this.#underWay.length = 0
@@ -87,6 +97,7 @@ class ScheduledCarrier extends EventEmitter<CarrierEvents> implements Carrier {
     if (item instanceof TunnelError) return this.peer.end(item)
     if (!this.peer.#over) {
       this.peer.bytesReceived += item.length
+      this.peer.emit('bytes')
       this.peer.emit('message', item)
     }
     if (this.#full && this.#underWay.length < 2) {

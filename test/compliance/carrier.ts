@@ -224,6 +224,65 @@ export function carrierCompliance(
     t.equal(atFar.closes.length, outlivesLoss ? 0 : 1)
   })
 
+  test('a paused Carrier says nothing; resumed, it says everything in order, and the end last', async (t, near, far) => {
+    const atFar = listen(far)
+    const pausing = (message: Buffer): void => {
+      if (message.readUInt32BE(0) === 10) far.pause()
+    }
+    far.on('message', pausing)
+
+    for (let index = 0; index < 100; index += 1) near.send(numbered(index, 2_000))
+    near.close('DRAINING', 'going home')
+    await until('the eleventh has arrived', () => atFar.messages.length >= 11)
+    await turns()
+    t.equal(atFar.messages.length, 11)
+    t.equal(atFar.closes.length, 0)
+    far.resume()
+    t.equal(atFar.messages.length, 11, 'in a later turn')
+    far.resume()
+    await until('it has closed', () => atFar.closes.length === 1)
+
+    const wrong = atFar.messages.findIndex((message, index) => !isNumbered(message, index, 2_000))
+    t.equal(wrong, -1, 'first wrong message')
+    t.equal(atFar.messages.length, 100)
+    t.match(atFar.closes, [{ code: 'DRAINING', detail: 'going home' }])
+    t.equal(atFar.afterClose, 0)
+  })
+
+  test('a Carrier that is paused now and then loses none and swaps none', async (t, near, far) => {
+    const atFar = listen(far)
+    far.on('message', message => {
+      if (message.readUInt32BE(0) % 7 > 0) return
+      far.pause()
+      setImmediate(() => {
+        far.resume()
+      })
+    })
+
+    for (let index = 0; index < 1_000; index += 1) {
+      if (!near.send(numbered(index, 100))) await drained(near)
+    }
+    await until('all have arrived', () => atFar.messages.length === 1_000)
+
+    t.equal(
+      atFar.messages.findIndex((message, index) => !isNumbered(message, index, 100)),
+      -1
+    )
+  })
+
+  test('a paused Carrier can be closed and terminated', async (t, near, far) => {
+    const [atNear, atFar] = [listen(near), listen(far)]
+
+    near.pause()
+    far.pause()
+    near.close('CLOSED')
+    far.terminate(new TunnelError('LINK_LOST', 'enough'))
+    await until('both have closed', () => atFar.closes.length > 0 && atNear.closes.length > 0)
+
+    t.match(atFar.closes, [{ code: 'LINK_LOST', detail: 'enough' }])
+    t.equal(atNear.closes.length, 1)
+  })
+
   test('bytes received count at least what messages held', async (t, near, far) => {
     const atFar = listen(far)
     const before = far.bytesReceived

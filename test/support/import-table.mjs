@@ -14,7 +14,8 @@ const words = [
   'common/carrier',
   'common/clock',
   'common/message',
-  'common/queue'
+  'common/queue',
+  'common/fair-scheduler'
 ]
 /** What holds bytes, lists and promises, but opens nothing. */
 const pure = ['node:buffer', 'node:events', 'node:stream', 'node:util']

@@ -29,6 +29,7 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
   #blocked = false
   #closing = false
   #over = false
+  #paused = false
   #underWay: NodeJS.Immediate | undefined
   #bytesReceived = 0
 
@@ -44,9 +45,7 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
     if (this.#over || this.#closing) return true
     this.#queue.push(Buffer.from(message))
     this.#queuedBytes += message.length
-    this.#underWay ??= setImmediate(() => {
-      this.#deliver()
-    })
+    this.#deliverSoon()
     if (this.#queuedBytes < SEND_BUFFER_BYTES) return true
     this.#blocked = true
     return false
@@ -56,9 +55,17 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
     if (this.#over || this.#closing) return
     this.#closing = true
     this.#queue.push(new TunnelError(code, detail || undefined))
-    this.#underWay ??= setImmediate(() => {
-      this.#deliver()
-    })
+    this.#deliverSoon()
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.#peer.#deliverSoon()
   }
 
   terminate(error: TunnelError): void {
@@ -70,23 +77,28 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
     })
   }
 
-  /** Everything queued, at once; what listeners send meanwhile goes with the next turn. */
+  #deliverSoon(): void {
+    if (this.#over || this.#queue.length === 0) return
+    this.#underWay ??= setImmediate(() => {
+      this.#deliver()
+    })
+  }
+
+  /** Everything queued, at once, unless it is paused meanwhile; what listeners send meanwhile goes with the next turn. */
   #deliver(): void {
     this.#underWay = undefined
-    const queue = this.#queue
-    this.#queue = []
-    this.#queuedBytes = 0
-    for (const item of queue) {
-      if (this.#over) return
+    for (let count = this.#queue.length; count > 0 && !this.#over && !this.#peer.#paused; count--) {
+      const item = this.#queue.shift()!
       if (item instanceof TunnelError) {
         this.#peer.#end(item)
         this.#end(item)
       } else {
+        this.#queuedBytes -= item.length
         // A copy, as a network makes one: the sender may keep what it sent, the receiver may write to what came.
         this.#peer.#receive(Buffer.from(item))
       }
     }
-    if (this.#blocked && !this.#over) {
+    if (this.#blocked && !this.#over && this.#queuedBytes < SEND_BUFFER_BYTES) {
       this.#blocked = false
       this.emit('drain')
     }
@@ -95,6 +107,7 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
   #receive(message: Buffer): void {
     if (this.#over || this.#closing) return
     this.#bytesReceived += message.length
+    this.emit('bytes')
     if (message.length > MESSAGE_LIMIT_BYTES) {
       this.close('PROTOCOL_ERROR', `a message has at most ${MESSAGE_LIMIT_BYTES} bytes`)
     } else this.emit('message', message)

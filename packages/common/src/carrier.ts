@@ -10,9 +10,11 @@ export const MESSAGE_LIMIT_BYTES = 1_048_576
 export interface CarrierEvents {
   /** One whole message, in order. The receiver owns the bytes; a Carrier never writes to them again. */
   message: [message: Buffer]
+  /** Something came, be it half a message: a sign of life. Once for each read of a socket, before what it brought. */
+  bytes: []
   /** After `send` returned false: there is room again. */
   drain: []
-  /** Once, last. No `message` follows. The error says why; code `CLOSED` is the normal end. */
+  /** Once, last: after all messages that came before it. No `message` follows. The error says why; code `CLOSED` is the normal end. */
   close: [error: TunnelError]
 }
 
@@ -28,6 +30,13 @@ export interface Carrier {
   close(code: ErrorCode, detail?: string): void
   /** Ends at once without a word: for a peer that is not there any more. `close` then says `error`. */
   terminate(error: TunnelError): void
+  /**
+   * No `message` until `resume`, nor the `close` behind messages that wait; what the peer goes on sending waits where it
+   * is, for the most part outside of this process. For moments: a receiver that has enough for this turn. Idempotent.
+   */
+  pause(): void
+  /** Messages come again, in a later turn of the event loop. Idempotent. */
+  resume(): void
   /** Bytes that came in so far, half messages included: any of them is a sign of life. */
   readonly bytesReceived: number
   on<E extends keyof CarrierEvents>(event: E, listener: (...args: CarrierEvents[E]) => void): this

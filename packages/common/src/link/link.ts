@@ -105,6 +105,8 @@ export class Link extends EventEmitter implements Carrier {
   #carrierFull = false
   /** Link messages that wait for that drain, by type: a newer one of the same type takes the older one's place. */
   readonly #waiting = new Map<number, Buffer>()
+  /** The session has enough for now. */
+  #paused = false
   /** We said so to the session. */
   #blocked = false
 
@@ -183,6 +185,17 @@ export class Link extends EventEmitter implements Carrier {
     carrier?.close(code, detail)
   }
 
+  pause(): void {
+    this.#paused = true
+    this.#carrier?.pause()
+  }
+
+  resume(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.#carrier?.resume()
+  }
+
   terminate(error: TunnelError): void {
     if (this.#state === 'closed') return
     const carrier = this.#detach()
@@ -227,6 +240,10 @@ export class Link extends EventEmitter implements Carrier {
       }
     }
     carrier.on(
+      'bytes',
+      mine(() => this.#carrierOnBytes())
+    )
+    carrier.on(
       'message',
       mine((message: Buffer) => this.#carrierOnMessage(message))
     )
@@ -253,6 +270,7 @@ export class Link extends EventEmitter implements Carrier {
     }
     this.#attached++
     this.#state = 'up'
+    if (this.#paused) carrier.pause()
     if (this.#note !== undefined) this.#sendOwn(encodeNote(this.#note))
     // It does not know that these have arrived; at its replay limit it sends nothing that would be acknowledged.
     if (skip > 0) this.#acknowledge()
@@ -298,8 +316,13 @@ export class Link extends EventEmitter implements Carrier {
     this.#resumeSending()
   }
 
-  #carrierOnMessage(message: Buffer): void {
+  /** Silence begins with the last byte, in the middle of a message or not, and not when a timer next looks. */
+  #carrierOnBytes(): void {
     this.#heartbeat?.listen()
+    this.emit('bytes')
+  }
+
+  #carrierOnMessage(message: Buffer): void {
     if (isLinkMessage(message)) this.#orBreak(() => this.#onLinkMessage(message))
     else this.#onSessionMessage(message)
   }

@@ -15,9 +15,10 @@ import { type Clock, type Timer, systemClock } from '../clock.js'
 import { DIAL_TIMEOUT_MS, type DialOptions, type Target } from '../dial.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
+import { receiveTurns } from '../fair-scheduler.js'
 import { UNREAD_TIMEOUT_MS } from '../linger.js'
 import { allocMessage } from '../message.js'
-import { decode, eachFrame } from '../wire/decode.js'
+import { decode, frameAt } from '../wire/decode.js'
 import { encode, writeHeader } from '../wire/encode.js'
 import {
   CREDIT_LIMIT_BYTES,
@@ -127,6 +128,11 @@ export class Session extends EventEmitter<SessionEvents> {
   readonly #streams = new Map<number, Stream>()
   readonly #dialling = new Map<number, Dialling>()
   readonly #answering = new Map<number, Answering>()
+
+  /** The message whose frames are being read, and where the next one begins. */
+  #message: Buffer | undefined
+  #at = 0
+  readonly #share = receiveTurns.share(() => this.#readFrames())
 
   readonly #turns = new Turns<Stream>()
   readonly #control = new ControlQueue()
@@ -282,6 +288,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#carrier.off('drain', this.#carrierOnDrain)
     this.#carrier.off('close', this.#carrierOnClose)
     this.#helloTimer.cancel()
+    this.#message = undefined
     this.#turns.clear()
     this.#control.clear()
     this.#pong = undefined
@@ -300,12 +307,35 @@ export class Session extends EventEmitter<SessionEvents> {
   // Frames in.
 
   readonly #carrierOnMessage = (message: Buffer): void => {
+    this.#message = message
+    this.#at = 0
+    this.#readFrames()
+  }
+
+  /** A message may hold a hundred thousand frames: those beyond this turn's share wait, and with them the carrier. */
+  #readFrames(): void {
+    const message = this.#message
+    if (!message || this.#state === 'closed') return
     try {
-      eachFrame(message, this.#onFrame, this.#limits.frameLimitBytes)
+      do {
+        if (this.#share.isSpent) {
+          this.#carrier.pause()
+          return this.#share.wait()
+        }
+        this.#share.charge(1)
+        this.#at = frameAt(message, this.#at, this.#onFrame, this.#limits.frameLimitBytes)
+      } while (this.#at < message.length && !this.#isClosed)
+      this.#message = undefined
+      this.#carrier.resume()
     } catch (error) {
       const broken = TunnelError.from(error)
       this.close(broken.code, broken.detail)
     }
+  }
+
+  /** Any frame may have closed the session. */
+  get #isClosed(): boolean {
+    return this.#state === 'closed'
   }
 
   readonly #carrierOnClose = (error: TunnelError): void => this.#end(error)

@@ -7,7 +7,9 @@ import type { Duplex } from 'node:stream'
 import { WebSocket, type ClientOptions, type RawData } from 'ws'
 import { type Carrier, type CarrierEvents, MESSAGE_LIMIT_BYTES } from '../carrier.js'
 import { type ErrorCode, TunnelError, errorCodeOf, errors } from '../errors.js'
+import { receiveTurns } from '../fair-scheduler.js'
 import { headroomOf, releaseMessage } from '../message.js'
+import { Queue } from '../queue.js'
 
 /** Name of the protocol in `Sec-WebSocket-Protocol`: both sides insist on it. */
 export const WEBSOCKET_PROTOCOL = 'tendril.v1'
@@ -21,6 +23,19 @@ export const SERVER_HEADER = 'tendril-server'
 /** Bytes queued towards the network before `send` answers false. More would only make short messages wait. */
 const SEND_BUFFER_BYTES = 256 << 10
 
+/** What a message on its way keeps alive beside its bytes: four objects here and in Node. Counted with them. */
+const SEND_OVERHEAD_BYTES = 512
+
+/** A message takes one unit of the share of its carrier, and one more for each of these bytes. */
+const UNIT_BYTES = 4_096
+
+/**
+ * Most pieces that one message may come in, as WebSocket fragments or as reads of the socket: each keeps a few hundred
+ * bytes beside its own. Ours come in one fragment, and 1 MiB in packets of 536 bytes makes 2000 reads.
+ */
+const FRAGMENT_LIMIT = 1_024
+const CHUNK_LIMIT = 4_096
+
 /** How long the closing handshake may take, in milliseconds, before the socket is destroyed. */
 const CLOSE_TIMEOUT_MS = 2_000
 
@@ -32,6 +47,8 @@ export const websocketOptions = {
   /** Streams carry TLS mostly: deflating costs memory and finds nothing. */
   perMessageDeflate: false,
   maxPayload: MESSAGE_LIMIT_BYTES,
+  maxFragments: FRAGMENT_LIMIT,
+  maxBufferedChunks: CHUNK_LIMIT,
   /** `ws` would queue an answer to every ping, without end for a peer that does not read them. */
   autoPong: false,
   closeTimeout: CLOSE_TIMEOUT_MS
@@ -49,8 +66,23 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   /** Clients mask, servers do not (RFC 6455 §5.1). */
   readonly #masked: boolean
   /** Messages that the socket has not let go of, in order. */
-  readonly #leaving: Buffer[] = []
+  readonly #leaving = new Queue<Buffer>()
   #blocked = false
+  /**
+   * Messages that have come and wait for their turn. The socket is paused as soon as one does: what waits is the rest of
+   * one read, 16 KiB over TLS and 64 KiB without, or a message that was under way.
+   */
+  readonly #inbox = new Queue<Buffer>()
+  readonly #share = receiveTurns.share(() => this.#takeTurn())
+  /** The receiver has enough for now. */
+  #paused = false
+  /** We do not read the socket for now. */
+  #holding = false
+  /** The end, while messages that came before it wait. */
+  #lastly: TunnelError | undefined
+  /** The newest ping's answer, while the one before it is on its way. */
+  #pong: Buffer | undefined
+  #isPonging = false
   #over = false
   #cause: Error | undefined
   /** What our side closed with; the peer's echo of it says nothing new. */
@@ -71,7 +103,9 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     websocket.on('message', (data, isBinary) => this.#websocketOnMessage(data, isBinary))
     websocket.on('ping', data => this.#websocketOnPing(data))
     websocket.on('error', error => (this.#cause = error))
-    websocket.on('close', (code, reason) => this.#end(this.#closing ?? this.#reasonOf(code, reason)))
+    websocket.on('close', (code, reason) => this.#endLast(this.#closing ?? this.#reasonOf(code, reason)))
+    // Before the listener of `ws`: who hears a message knows already that something came.
+    socket.prependListener('data', () => this.emit('bytes'))
   }
 
   get bytesReceived(): number {
@@ -85,14 +119,33 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     }
     this.#leaving.push(message)
     writeFrame(this.#socket, message, this.#masked, this.#sent)
-    if (this.#socket.writableLength < SEND_BUFFER_BYTES) return true
+    if (this.#sendingBytes < SEND_BUFFER_BYTES) return true
     this.#blocked = true
     return false
+  }
+
+  /** Memory of what has not left for the kernel. */
+  get #sendingBytes(): number {
+    return this.#socket.writableLength + this.#leaving.length * SEND_OVERHEAD_BYTES
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.#share.wait()
   }
 
   close(code: ErrorCode, detail = ''): void {
     if (this.#over || this.#closing) return
     this.#closing = new TunnelError(code, detail || undefined)
+    if (this.#lastly) return this.#end(this.#closing)
+    // The peer's answer to it must be read.
+    this.#inbox.clear()
+    this.#websocket.resume()
     this.#websocket.close(CLOSE_CODE_BASE + errors[code].reset, cutReason(detail))
   }
 
@@ -106,7 +159,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     const message = this.#leaving.shift()
     // A socket that failed may still read what it was given: that memory is left to the garbage collector.
     if (message && !error) releaseMessage(message)
-    if (this.#blocked && this.#socket.writableLength < SEND_BUFFER_BYTES / 2) {
+    if (this.#blocked && this.#sendingBytes < SEND_BUFFER_BYTES / 2) {
       this.#blocked = false
       this.emit('drain')
     }
@@ -114,13 +167,57 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
 
   #websocketOnMessage(data: RawData, isBinary: boolean): void {
     if (this.#over || this.#closing) return
-    if (isBinary) this.emit('message', data as Buffer)
-    else this.close('PROTOCOL_ERROR', 'messages are binary')
+    if (!isBinary) return this.close('PROTOCOL_ERROR', 'messages are binary')
+    if (!this.#paused && this.#inbox.length === 0 && !this.#share.isSpent)
+      return this.#receive(data as Buffer)
+    this.#inbox.push(data as Buffer)
+    this.#hold()
   }
 
-  /** RFC 6455 §5.5.2 wants a pong; one is as good as many while the peer does not read. */
+  #receive(message: Buffer): void {
+    this.#share.charge(1 + Math.floor(message.length / UNIT_BYTES))
+    this.emit('message', message)
+  }
+
+  /** No more from the socket until the next turn of this carrier. */
+  #hold(): void {
+    if (!this.#holding) this.#websocket.pause()
+    this.#holding = true
+    if (!this.#paused) this.#share.wait()
+  }
+
+  /** A share of what waits; when nothing is left, what lies behind it: the socket, or the end. */
+  #takeTurn(): void {
+    while (!this.#over && !this.#closing && !this.#paused && !this.#share.isSpent) {
+      const message = this.#inbox.shift()
+      if (!message) break
+      this.#receive(message)
+    }
+    if (this.#over || this.#closing || this.#paused) return
+    if (this.#inbox.length > 0) return this.#share.wait()
+    if (this.#lastly) return this.#end(this.#lastly)
+    this.#holding = false
+    this.#websocket.resume()
+  }
+
+  /** RFC 6455 §5.5.3: a pong to the newest ping will do. One is on its way, one waits; `ws` would queue them all. */
   #websocketOnPing(data: Buffer): void {
-    if (this.#websocket.bufferedAmount < SEND_BUFFER_BYTES) this.#websocket.pong(data)
+    if (this.#over || this.#closing) return
+    this.#share.charge(1)
+    if (this.#share.isSpent) this.#hold()
+    // `data` is a view of all that was read.
+    this.#pong = Buffer.from(data)
+    this.#sendPong()
+  }
+
+  #sendPong(): void {
+    if (!this.#pong || this.#isPonging) return
+    this.#isPonging = true
+    this.#websocket.pong(this.#pong, undefined, () => {
+      this.#isPonging = false
+      this.#sendPong()
+    })
+    this.#pong = undefined
   }
 
   #reasonOf(code: number, reason: Buffer): TunnelError {
@@ -134,9 +231,16 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     return new TunnelError('LINK_LOST', `closed with WebSocket code ${code}`)
   }
 
+  /** The WebSocket is over; what it brought before is heard first. */
+  #endLast(error: TunnelError): void {
+    if (this.#closing || (this.#inbox.length === 0 && !this.#paused)) this.#end(error)
+    else this.#lastly = error
+  }
+
   #end(error: TunnelError): void {
     if (this.#over) return
     this.#over = true
+    this.#inbox.clear()
     this.emit('close', error)
   }
 }

@@ -15,20 +15,25 @@ export type FrameVisitor = (type: number, stream: number, payload: Buffer) => vo
  * @throws TunnelError PROTOCOL_ERROR naming the rule and the byte where it was broken.
  */
 export function eachFrame(message: Buffer, visit: FrameVisitor, frameLimitBytes = FRAME_LIMIT_BYTES): void {
-  if (message.length === 0) throw broken('a message holds at least one frame', 0)
   let at = 0
-  while (at < message.length) {
-    if (message.length - at < HEADER_BYTES) throw broken('a frame header has 8 bytes', at)
-    const type = message[at] as number
-    const length = message.readUIntBE(at + 1, 3)
-    const stream = message.readUInt32BE(at + 4)
-    if (length > frameLimitBytes)
-      throw broken(`a payload has at most ${frameLimitBytes} bytes, not ${length}`, at)
-    const start = at + HEADER_BYTES
-    at = start + length
-    if (at > message.length) throw broken('a frame ends inside its message', start - HEADER_BYTES)
-    visit(type, stream, message.subarray(start, at))
-  }
+  do at = frameAt(message, at, visit, frameLimitBytes)
+  while (at < message.length)
+}
+
+/** Calls `visit` for the frame that begins at byte `at`. Returns where the next one begins. @throws as `eachFrame` */
+export function frameAt(message: Buffer, at: number, visit: FrameVisitor, frameLimitBytes: number): number {
+  if (message.length === 0) throw broken('a message holds at least one frame', 0)
+  if (message.length - at < HEADER_BYTES) throw broken('a frame header has 8 bytes', at)
+  const type = message[at] as number
+  const length = message.readUIntBE(at + 1, 3)
+  const stream = message.readUInt32BE(at + 4)
+  if (length > frameLimitBytes)
+    throw broken(`a payload has at most ${frameLimitBytes} bytes, not ${length}`, at)
+  const start = at + HEADER_BYTES
+  const end = start + length
+  if (end > message.length) throw broken('a frame ends inside its message', at)
+  visit(type, stream, message.subarray(start, end))
+  return end
 }
 
 function broken(rule: string, at: number): TunnelError {

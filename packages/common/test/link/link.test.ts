@@ -435,6 +435,43 @@ t.test('the last note is told on every carrier, before anything else', async t =
   t.equal(link.received, 0)
 })
 
+t.test(
+  'a black hole in the middle of a message is noticed as one between two: after the last byte',
+  async t => {
+    const { link, carrier, clock } = linkUp({ limits: { pingIntervalMs: 5_000, deadAfterMs: 10_000 } })
+
+    clock.tick(4_500)
+    carrier.receivePart(700)
+    clock.tick(9_999)
+    t.equal(carrier.ended, undefined)
+    t.equal(link.silentMs, 9_999)
+    clock.tick(1)
+
+    t.match(carrier.ended, { by: 'terminate', error: { code: 'LINK_LOST' } })
+    t.equal(link.state, 'down')
+  }
+)
+
+t.test('a link that the session has paused pauses the carrier it has, and the next one', async t => {
+  const { link, carrier, got } = linkUp()
+  link.pause()
+  carrier.receive(text('a'))
+  t.same(got, [])
+  t.equal(link.received, 0)
+  carrier.lose()
+
+  const next = attach(link)
+  next.receive(text('a'))
+  t.same(got, [])
+  link.resume()
+  link.resume()
+
+  t.same(got, ['a'])
+  t.equal(link.received, 1)
+  next.receive(text('b'))
+  t.same(got, ['a', 'b'])
+})
+
 t.test('who asks and does not read makes nothing wait but the newest answer of each kind', async t => {
   const { link, carrier, events } = linkUp()
   const before = carrier.sent.length

@@ -12,6 +12,8 @@ export class FakeCarrier extends EventEmitter<CarrierEvents> implements Carrier 
   sent: Buffer[] = []
   full = false
   bytesReceived = 0
+  paused = false
+  readonly #waiting: Buffer[] = []
   /** Set once it is over: who ended it how, and what `close` said. */
   ended: { by: 'close' | 'terminate' | 'peer'; error: TunnelError } | undefined
 
@@ -29,10 +31,26 @@ export class FakeCarrier extends EventEmitter<CarrierEvents> implements Carrier 
     this.#end('terminate', error)
   }
 
+  pause(): void {
+    this.paused = true
+  }
+
+  resume(): void {
+    this.paused = false
+    for (const message of this.#waiting.splice(0)) this.emit('message', message)
+  }
+
   /** A message from the other side. */
   receive(message: Buffer): void {
-    this.bytesReceived += message.length
-    this.emit('message', message)
+    this.receivePart(message.length)
+    if (this.paused) this.#waiting.push(message)
+    else this.emit('message', message)
+  }
+
+  /** A part of a message that does not come to its end. */
+  receivePart(bytes: number): void {
+    this.bytesReceived += bytes
+    this.emit('bytes')
   }
 
   /** There is room again. */

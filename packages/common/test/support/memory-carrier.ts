@@ -27,6 +27,7 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
   #queuedBytes = 0
   #blocked = false
   #held = false
+  #paused = false
   #closing: TunnelError | undefined
   #over = false
   #underWay = false
@@ -71,6 +72,16 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
     setImmediate(() => this.peer.#end(new TunnelError('LINK_LOST', 'the other side is gone')))
   }
 
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.peer.#schedule()
+  }
+
   /** The other side stops reading what this side sends. */
   hold(): void {
     this.#held = true
@@ -87,15 +98,19 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
     this.peer.#end(new TunnelError('LINK_LOST', 'cut'))
   }
 
+  get #isHeld(): boolean {
+    return this.#held || this.peer.#paused
+  }
+
   #schedule(): void {
-    if (this.#underWay || this.#held || this.#queue.length === 0) return
+    if (this.#underWay || this.#isHeld || this.#queue.length === 0) return
     this.#underWay = true
     setImmediate(() => this.#deliver())
   }
 
   #deliver(): void {
     this.#underWay = false
-    for (let count = 0; count < MESSAGES_PER_TURN && !this.#held && !this.#over; count++) {
+    for (let count = 0; count < MESSAGES_PER_TURN && !this.#isHeld && !this.#over; count++) {
       const item = this.#queue.shift()
       if (item === undefined) break
       if (item instanceof TunnelError) {
@@ -116,6 +131,7 @@ export class MemoryCarrier extends EventEmitter<CarrierEvents> implements Carrie
   #receive(message: Buffer): void {
     if (this.#over || this.#closing) return
     this.bytesReceived += message.length
+    this.emit('bytes')
     if (message.length > MESSAGE_LIMIT_BYTES) this.close('PROTOCOL_ERROR', 'message too large')
     else this.emit('message', message)
   }

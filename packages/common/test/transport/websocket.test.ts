@@ -14,6 +14,7 @@ import {
   websocketOptions
 } from '../../src/transport/websocket.js'
 import { makeAuthority } from '../identity/fixtures.js'
+import { SHARE_UNITS, TURN_UNITS, receiveTurns } from '../../src/fair-scheduler.js'
 import { allocMessage, holdMessage, releaseMessage } from '../../src/message.js'
 import { until } from '../support/sessions.js'
 
@@ -271,21 +272,151 @@ t.test('a peer that never answers the closing handshake is destroyed in time', a
   t.ok(server.socket.destroyed)
 })
 
-t.test('pings are answered, but not queued without end for a peer that does not read', async t => {
+t.test('pings are answered, but one answer waits at most for a peer that does not read', async t => {
   const { socket, server } = await rawClient(t)
-  const ping = Buffer.concat([Buffer.from([0x89, 0xfd, 0, 0, 0, 0]), Buffer.alloc(125, 'p')])
-  socket.write(ping)
+  const ping = (text: string): Buffer =>
+    Buffer.concat([Buffer.from([0x89, 0x80 + text.length, 0, 0, 0, 0]), Buffer.from(text)])
+  socket.write(ping('p'.repeat(125)))
   const [pong] = (await once(socket, 'data')) as [Buffer]
   t.same([...pong.subarray(0, 3)], [0x8a, 125, 0x70])
   socket.pause()
   const before = server.carrier.bytesReceived
+  // Until the kernel takes no more, and then on and on.
+  while (server.carrier.send(Buffer.alloc(100_000))) await until(() => true)
+  const waiting = server.socket.writableLength
 
-  const many = Buffer.concat(Array.from({ length: 8_000 }, () => ping))
+  const many = Buffer.concat(Array.from({ length: 8_000 }, () => ping('p'.repeat(125))))
   for (let count = 0; count < 20; count++) socket.write(many)
-  await until(() => server.carrier.bytesReceived - before === 20 * many.length)
+  socket.write(ping('the last'))
+  await until(() => server.carrier.bytesReceived - before === 20 * many.length + 14)
 
-  t.ok(server.websocket.bufferedAmount <= 300 << 10, `${server.websocket.bufferedAmount} bytes of pongs wait`)
+  const pongBytes = server.socket.writableLength - waiting
+  t.ok(pongBytes <= 2 * 127, `${pongBytes} bytes of pongs wait`)
   t.equal(server.closes.length, 0)
+  const seen: Buffer[] = []
+  socket.on('data', (chunk: Buffer) => seen.push(chunk))
+  socket.resume()
+  await until(() => seen.length > 0 && Buffer.concat(seen.slice(-2)).includes('the last'))
+})
+
+for (const tls of [false, true]) {
+  t.test(`tiny messages over ${tls ? 'TLS' : 'TCP'} are heard in turns, and the end after them`, async t => {
+    const [client, server] = await pair(t, { tls })
+    const perTurn = new Map<number, number>()
+    server.carrier.on('message', () => {
+      perTurn.set(receiveTurns.turn, (perTurn.get(receiveTurns.turn) ?? 0) + 1)
+    })
+    server.socket.pause()
+    const total = 20_000
+
+    for (let count = 0; count < total; count++) client.websocket.send(Buffer.from([count % 251]))
+    client.websocket.close(4_000 + errors.DRAINING.reset, 'going home')
+    server.socket.resume()
+    await until(() => server.closes.length === 1)
+
+    t.equal(server.messages.length, total)
+    t.ok(server.messages.every((message, at) => message.length === 1 && message[0] === at % 251))
+    t.match(server.closes, [{ code: 'DRAINING', detail: 'going home' }])
+    const most = Math.max(...perTurn.values())
+    t.ok(most <= TURN_UNITS + 2 * SHARE_UNITS, `${most} in one turn`)
+  })
+}
+
+t.test('a connection that breaks behind tiny messages is heard of after them', async t => {
+  const [client, server] = await pair(t)
+  server.socket.pause()
+
+  for (let count = 0; count < 5_000; count++) client.websocket.send(Buffer.from([count % 251]))
+  await until(() => client.socket.writableLength === 0)
+  server.socket.resume()
+  await until(() => server.messages.length > 0)
+  server.socket.destroy()
+  await until(() => server.closes.length === 1)
+
+  t.ok(server.messages.length > SHARE_UNITS, `${server.messages.length} messages`)
+  t.ok(server.messages.every((message, at) => message[0] === at % 251))
+  t.match(server.closes, [{ code: 'LINK_LOST' }])
+})
+
+t.test('a flood of tiny messages does not hold up another connection', async t => {
+  const floods = await Promise.all(Array.from({ length: 4 }, () => pair(t)))
+  const [client, server] = await pair(t)
+  for (const [, far] of floods) far.socket.pause()
+  const total = 4_000
+  for (const [near] of floods) {
+    for (let count = 0; count < total; count++) near.websocket.send(Buffer.from([1]))
+  }
+  await until(() => floods.every(([near]) => near.socket.writableLength === 0))
+  const flooded = (): number => floods.reduce((sum, [, far]) => sum + far.messages.length, 0)
+  const before: number[] = []
+  server.carrier.on('message', () => before.push(flooded()))
+
+  for (const [, far] of floods) far.socket.resume()
+  client.carrier.send(Buffer.from('quiet'))
+  await until(() => server.messages.length === 1 && flooded() === floods.length * total)
+
+  const most = floods.length * 3 * SHARE_UNITS + 2 * TURN_UNITS
+  t.ok(before[0]! <= most, `heard after ${before[0]!} of ${floods.length * total} messages of others`)
+})
+
+t.test('half a message is a sign of life, said before the message is heard', async t => {
+  const { socket, server } = await rawClient(t)
+  const heard: string[] = []
+  server.carrier.on('bytes', () => heard.push('bytes'))
+  server.carrier.on('message', () => heard.push('message'))
+
+  socket.write(Buffer.from([0x82, 0x84, 0, 0, 0, 0, 1]))
+  await until(() => heard.length === 1)
+  socket.write(Buffer.from([2, 3, 4]))
+  await until(() => heard.length === 3)
+
+  t.same(heard, ['bytes', 'bytes', 'message'])
+})
+
+t.test('tiny messages that do not leave count for what they keep alive', async t => {
+  const [client, server] = await pair(t)
+  client.socket.pause()
+  while (server.carrier.send(Buffer.alloc(100_000))) await until(() => true)
+  await until(() => server.socket.writableLength > 0)
+  const { length } = Array.from({ length: 2 }, () => server.carrier.send(Buffer.alloc(1)))
+  t.equal(length, 2)
+
+  client.socket.resume()
+  await until(() => server.socket.writableLength === 0)
+  client.socket.pause()
+  let sent = 0
+  // In one turn nothing leaves: the answer comes after 256 KiB of memory, not after 256 KiB of bytes.
+  while (server.carrier.send(Buffer.alloc(1))) sent++
+
+  t.ok(sent >= 256 && sent <= 1_024, `${sent} messages of one byte`)
+})
+
+t.test('a message in more than 1024 fragments, or in more than 4096 reads, ends the connection', async t => {
+  const fragments = await rawClient(t)
+  const fragment = (first: number): Buffer => Buffer.from([first, 0x81, 0, 0, 0, 0, 7])
+  const all = (count: number): Buffer =>
+    Buffer.concat([fragment(2), ...Array.from({ length: count - 2 }, () => fragment(0)), fragment(0x80)])
+
+  fragments.socket.write(all(1_024))
+  await until(() => fragments.server.messages.length === 1)
+  t.equal(fragments.server.messages[0]!.length, 1_024)
+  fragments.socket.write(all(1_025))
+  await until(() => fragments.server.closes.length === 1)
+  t.match(fragments.server.closes, [{ code: 'PROTOCOL_ERROR' }])
+
+  const drops = await rawClient(t)
+  drops.socket.setNoDelay(true)
+  const header = Buffer.alloc(14)
+  header.set([0x82, 0xff])
+  header.writeUInt32BE(1 << 19, 6)
+  drops.socket.write(header)
+  for (let count = 0; count < 6_000 && drops.server.closes.length === 0; count++) {
+    const before = drops.server.carrier.bytesReceived
+    drops.socket.write(Buffer.from([7]))
+    await until(() => drops.server.carrier.bytesReceived > before || drops.server.closes.length > 0)
+  }
+  await until(() => drops.server.closes.length === 1)
+  t.match(drops.server.closes, [{ code: 'PROTOCOL_ERROR' }])
 })
 
 t.test('a client masks with zeros: the bytes on the line are the bytes sent', async t => {
