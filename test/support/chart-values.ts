@@ -122,7 +122,7 @@ const clientValues = group('', {
 export const charts = {
   'seed-server': {
     values: serverValues,
-    filledIn: ['peers.leases.address', 'peers.leases.namespace', 'peers.leases.label']
+    filledIn: ['tunnel.tls', 'peers.leases.address', 'peers.leases.namespace', 'peers.leases.label']
   },
   'shoot-client': { values: clientValues, filledIn: [] as string[] }
 } as const

@@ -111,7 +111,10 @@ t.test('a chart knows every key of its configuration, and no path of a file', as
 
     t.equal(schema.additionalProperties, false, 'a typo is refused')
     t.equal(config.additionalProperties, false, 'below config too')
-    t.notOk(config.properties.tls ?? config.properties.tunnel?.properties.tls, 'certificates are the chart’s')
+    const { tls, tunnel } = config.properties
+    for (const file of ['cert', 'key', 'ca', 'clientCa'])
+      t.notOk((tls ?? tunnel?.properties.tls)?.properties[file], `${file} is the chart’s`)
+    t.notOk(tunnel?.required.includes('tls'), 'nobody has to give a section without certificates')
     t.notMatch(JSON.stringify(config), /x-file|PEM file/)
     const { config: _, ...own } = parse(await read(`helm/${chart}/values.yaml`))
     const { config: __, global: ___, ...known } = schema.properties

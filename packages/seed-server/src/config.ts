@@ -49,12 +49,16 @@ const socketMode = field(
 
 const WORKERS_MAX = 64
 
-const tls = (who: string) => ({
+const tls = (who: string, opened: string) => ({
   cert: filePath({
     about: 'PEM file: the certificate shown to whoever connects, and the intermediate ones after it.'
   }),
   key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' }),
-  clientCa: filePath({ about: `PEM file: the authorities whose certificates ${who} must show.` })
+  clientCa: filePath({ about: `PEM file: the authorities whose certificates ${who} must show.` }),
+  onExpiry: choice({
+    about: `\`end\`: ${opened} when the certificate expires with which they were opened. \`keep\`: they stay, and only new ones need a valid certificate. Those whose certificate comes from an authority that is no longer in \`clientCa\` end in any case, when the file has been read again.`,
+    values: ['end', 'keep']
+  }).default('end')
 })
 
 const limits = {
@@ -122,7 +126,10 @@ const tunnel = section(
   'Where the clients of the workload clusters arrive, usually behind an SNI load balancer.',
   {
     listen: listen({ about: "Address that the load balancer passes the clients' connections on to." }),
-    tls: section('Certificates of the tunnel. TLS ends here, not in the load balancer.', tls('clients')),
+    tls: section(
+      'Certificates of the tunnel. TLS ends here, not in the load balancer.',
+      tls('clients', 'links end')
+    ),
     proxyProtocol: choice({
       about:
         "`required`: each connection begins with a PROXY protocol header (v1 or v2), which tells the client's real address. Only for a load balancer that always sends it.",
@@ -144,7 +151,7 @@ const front = section('', {
     expected: FRONT_NAME_RULE
   }),
   listen: listen({ about: 'Where. Without `tls` only a Unix socket or a loopback address is allowed.' }),
-  tls: section('Certificates of this front.', tls('callers')).optional(),
+  tls: section('Certificates of this front.', tls('callers', 'tunnels are reset')).optional(),
   mode: socketMode.optional(),
   cluster: text({
     about:

@@ -7,7 +7,9 @@ import { type Dial, Session, TunnelError, allIdle, systemClock } from '@tendril/
 import type { Admin } from '@tendril/common/admin/app'
 import type { House } from '@tendril/common/command'
 import { FairBudget } from '@tendril/common/fair-budget'
+import { AdmittedCertificates } from '@tendril/common/identity/admitted'
 import { Bundle } from '@tendril/common/identity/bundle'
+import { followRenewals } from '@tendril/common/identity/renewal'
 import type { Arrival } from '@tendril/common/keeper/keeper'
 import { LinkHost } from '@tendril/common/link/host'
 import type { Link } from '@tendril/common/link/link'
@@ -40,7 +42,8 @@ import { type PeerSource, dnsSource, staticSource } from './peers/source.js'
 import { Registry } from './registry/registry.js'
 
 /** Who is behind a carrier, with the key that LinkHost binds links to. */
-type Guest = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> & { key: string; sibling?: boolean }
+type Guest = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> &
+  Partial<Pick<TunnelConnection, 'socket' | 'identity'>> & { key: string; sibling?: boolean }
 
 /** For one of several workers: Unix sockets where it is reached, and where it reaches the others. */
 export type Siblings = { own: string; others: readonly string[] }
@@ -72,6 +75,10 @@ export class Server implements House {
   /** By cluster: what its clients may announce. */
   readonly #routes: Map<string, Route[]>
   readonly #bundles: Bundle[] = []
+  /** Certificates with which clients and peers have links that are up. */
+  #admitted: AdmittedCertificates | undefined
+  /** By link: the release of its certificate. */
+  readonly #admissions = new WeakMap<Link, () => void>()
   /** Shown to peers. */
   #peerBundle: Bundle | undefined
   readonly #fronts: Front[] = []
@@ -131,9 +138,13 @@ export class Server implements House {
       admit: ({ name }, { cluster, key }) => this.#limits.acquireLink(cluster, JSON.stringify([key, name])),
       onLink: (link, { name }, guest) => {
         const { cluster, sibling = false } = guest
+        this.#holdToCertificate(link, guest)
+        link.on('down', () => this.#admissions.get(link)?.())
+        link.on('close', () => this.#admissions.get(link)?.())
         if (cluster === EVERY_CLUSTER) this.#peers?.accept(link, name, { sibling })
         else this.#hostOnLink(link, name, guest)
       },
+      onResume: (link, guest) => this.#holdToCertificate(link, guest),
       onRefuse: (error, { cluster, remoteAddress: remote }) => {
         this.#log.warn({ cluster, remote, code: error.code, reason: error.message }, 'link refused')
       }
@@ -163,6 +174,12 @@ export class Server implements House {
     // dial at a front that just opened finds links, or at least clients on their way, rather than nobody. A member takes
     // links and dials of peers; that callers can come is announced by the last `listening` line and by readiness.
     const certificates = await this.#bundle(tunnel.tls)
+    this.#admitted = new AdmittedCertificates({
+      authorities: certificates,
+      onExpiry: tunnel.tls.onExpiry,
+      code: 'CLIENT_NOT_IDENTIFIED',
+      log: this.#log
+    })
     this.#acceptor = await listenAcceptor({
       listen: tunnel.listen,
       certificates,
@@ -186,6 +203,7 @@ export class Server implements House {
       this.#peerBundle = peers.tls
         ? await this.#bundle({ ...peers.tls, clientCa: peers.tls.ca })
         : certificates
+      followRenewals(this.#peerBundle, withinMs => this.#peers?.renew(withinMs))
     }
     if (this.#siblings) {
       this.#siblingDoor = await listenSiblings({
@@ -227,6 +245,7 @@ export class Server implements House {
     await this.#peers?.stop()
     await this.#siblingDoor?.close()
     await this.#acceptor?.close()
+    this.#admitted?.close()
     await this.#admin?.close()
     for (const bundle of this.#bundles) bundle.unwatch()
     this.#over()
@@ -268,7 +287,7 @@ export class Server implements House {
     return listenFront({
       name: front.name,
       listen: front.listen,
-      ...(front.tls && { certificates: await this.#bundle(front.tls) }),
+      ...(front.tls && { certificates: await this.#bundle(front.tls), onExpiry: front.tls.onExpiry }),
       ...(front.callers && { callers: front.callers }),
       tunnel: { clusters, peers: peers?.identities, certificates: tunnelCertificates },
       ...(front.mode !== undefined && { mode: front.mode }),
@@ -309,6 +328,17 @@ export class Server implements House {
       ...connection,
       key: `${cluster} ${subject}`
     })
+  }
+
+  /**
+   * The link ends with the certificate of its newest connection: one whose client has renewed it goes on. A link that is
+   * down is not held to any, since it comes back over a connection with a valid one only.
+   */
+  #holdToCertificate(link: Link, { socket, identity }: Guest): void {
+    this.#admissions.get(link)?.()
+    if (!socket || !identity || !this.#admitted) return
+    const end = ({ code, detail }: TunnelError): void => link.close(code, detail)
+    this.#admissions.set(link, this.#admitted.add(socket, identity, end))
   }
 
   #hostOnLink(link: Link, name: string, { cluster, remoteAddress: remote }: Guest): void {
@@ -433,11 +463,16 @@ export class Server implements House {
     address: string,
     signal: AbortSignal
   ): Promise<Arrival> {
+    const leaf = this.#peerBundle?.leaf
     const { websocket, socket, headers } =
       config && !this.#siblings?.others.includes(address)
         ? await this.#connectReplica(config, address, signal)
         : await connectSibling(address, { signal })
     const carrier = new WebSocketCarrier(websocket, socket)
+    if (leaf !== this.#peerBundle?.leaf) {
+      carrier.close('CLOSED', 'certificates have changed')
+      throw new TunnelError('CLOSED', 'certificates have changed during the attempt')
+    }
     const server = headers[SERVER_HEADER]
     if (typeof server === 'string') return { carrier, server }
     carrier.close('PROTOCOL_ERROR', 'a server says its id')

@@ -69,8 +69,8 @@ export class FakeBundle extends EventEmitter implements Certificates {
     return this.#options
   }
 
-  change(server: Pem, ca: string): void {
-    this.#options = { ...server, ca: [ca] }
+  change(server: Pem, ...ca: string[]): void {
+    this.#options = { ...server, ca }
     this.emit('change')
   }
 }

@@ -10,6 +10,7 @@ import { createBackoff } from '@tendril/common/backoff'
 import type { House } from '@tendril/common/command'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { Bundle } from '@tendril/common/identity/bundle'
+import { followRenewals } from '@tendril/common/identity/renewal'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
 import { type BudgetShare, FairBudget } from '@tendril/common/fair-budget'
@@ -91,10 +92,10 @@ export class Client implements House {
     }
     const bundle = await Bundle.load(tls)
     this.#bundle = bundle
-    bundle.on('change', () => {
+    bundle.on('change', () =>
       this.#log.info({ cert: tls.cert, notAfter: bundle.notAfter }, 'certificate reloaded')
-      this.#keeper?.nudge()
-    })
+    )
+    followRenewals(bundle, withinMs => this.#keeper?.renew(withinMs))
     bundle.on('error', err => this.#log.error({ err }, 'certificate not reloaded, the old one stays'))
     bundle.watch()
     if (this.#stopping) return
@@ -152,6 +153,7 @@ export class Client implements House {
 
   async #connect(server: ServerConfig, bundle: Bundle, signal: AbortSignal): Promise<Arrival> {
     const { cluster, proxy, gateway, connectTimeout } = this.#config
+    const { leaf } = bundle
     const { websocket, socket, headers } = await connectServer(server, {
       tls: bundle.tlsOptions(),
       proxy,
@@ -161,11 +163,14 @@ export class Client implements House {
       resolve: this.#resolve,
       signal
     })
-    const id = headers[SERVER_HEADER]
-    return {
-      carrier: new WebSocketCarrier(websocket, socket),
-      server: typeof id === 'string' ? id : undefined
+    const carrier = new WebSocketCarrier(websocket, socket)
+    // Else nothing would replace it before the certificate expires that it was made with.
+    if (leaf !== bundle.leaf) {
+      carrier.close('CLOSED', 'certificates have changed')
+      throw new TunnelError('CLOSED', 'certificates have changed during the attempt')
     }
+    const id = headers[SERVER_HEADER]
+    return { carrier, server: typeof id === 'string' ? id : undefined }
   }
 
   /** A link with a session on it, not connected yet. */

@@ -112,13 +112,13 @@ clientCa: /etc/tendril/{{ . }}/ca.crt
 {{/* The configuration file: the value `config`, and the paths of the certificates. */}}
 {{- define "config" -}}
 {{- $config := deepCopy .Values.config -}}
-{{- $_ := set $config.tunnel "tls" (include "tlsPaths" "tunnel" | fromYaml) -}}
+{{- $_ := set $config.tunnel "tls" (merge (include "tlsPaths" "tunnel" | fromYaml) (default dict $config.tunnel.tls)) -}}
 {{- $dir := ternary "fronts" "tunnel" (ne .Values.certificates.fronts.secretName "") -}}
 {{- range $config.fronts -}}
 {{- if hasPrefix "unix:" .listen -}}
 {{- fail (printf "config.fronts: %s listens on a Unix socket, which no other pod can reach; give it a port such as :9443" .name) -}}
 {{- end -}}
-{{- $_ := set . "tls" (include "tlsPaths" $dir | fromYaml) -}}
+{{- $_ := set . "tls" (merge (include "tlsPaths" $dir | fromYaml) (default dict .tls)) -}}
 {{- end -}}
 {{- with include "peers" . | fromYaml }}{{ $_ := set $config "peers" . }}{{ end -}}
 {{- toYaml $config -}}

@@ -206,6 +206,15 @@ export class Keeper {
     }
   }
 
+  /**
+   * What connections are made with has changed (a certificate): each is replaced while it works, at a random moment within
+   * `withinMs`; an attempt that is under way and fails is followed by another at once.
+   */
+  renew(withinMs: number): void {
+    this.nudge()
+    for (const line of this.lines) line.replace(withinMs)
+  }
+
   /** No new lines; those there are get their connections back until they end. */
   drain(): void {
     this.#draining = true

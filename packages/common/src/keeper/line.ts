@@ -39,6 +39,10 @@ export class Line {
   #waitingSinceMs: number
   #resumeWindowMs: number
   #ageTimer: Timer | undefined
+  /** When the timer ends. */
+  #oldAtMs = Infinity
+  /** `replace` was called during the handshake: its connection, too, was made with what has changed. */
+  #replaceWithinMs: number | undefined
   #upAtMs = 0
   #livedMs = 0
 
@@ -99,7 +103,17 @@ export class Line {
       this.#resumeWindowMs = Math.min(this.link.limits.resumeWindowMs, resumeWindowMs)
     } finally {
       this.#asking = undefined
+      this.#replaceWithinMs = undefined
     }
+  }
+
+  /**
+   * What its connection was made with has changed: it is replaced by another one, while it works, at a random moment
+   * within `withinMs`, as many lines hear of it at once. One that is down gets another connection anyway.
+   */
+  replace(withinMs: number): void {
+    if (this.#asking) this.#replaceWithinMs = withinMs
+    else if (this.up) this.#growOld(withinMs * this.#options.random())
   }
 
   close(reason: TunnelError): void {
@@ -111,17 +125,28 @@ export class Line {
     const { clock, maxAgeMs, random } = this.#options
     this.#upAtMs = clock.now()
     this.#stale = false
+    this.#oldAtMs = Infinity
     this.#ageTimer?.cancel()
     this.#ageTimer = undefined
-    if (maxAgeMs > 0) {
-      // Between 80 and 90 %: early enough to be done in time, and not all lines at once.
-      this.#ageTimer = clock.after(maxAgeMs * (0.8 + 0.1 * random()), () => {
-        this.#stale = true
-        this.#waitingSinceMs = clock.now()
-        this.#changed()
-      })
-    }
+    // Between 80 and 90 %: early enough to be done in time, and not all lines at once.
+    if (maxAgeMs > 0) this.#growOld(maxAgeMs * (0.8 + 0.1 * random()))
+    if (this.#replaceWithinMs !== undefined) this.#growOld(this.#replaceWithinMs * random())
+    this.#replaceWithinMs = undefined
     this.#changed()
+  }
+
+  /** After `ms` at the latest. */
+  #growOld(ms: number): void {
+    const { clock } = this.#options
+    const atMs = clock.now() + ms
+    if (atMs >= this.#oldAtMs) return
+    this.#oldAtMs = atMs
+    this.#ageTimer?.cancel()
+    this.#ageTimer = clock.after(ms, () => {
+      this.#stale = true
+      this.#waitingSinceMs = clock.now()
+      this.#changed()
+    })
   }
 
   #linkOnEnd(): void {

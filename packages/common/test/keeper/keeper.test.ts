@@ -1,6 +1,7 @@
 import t from 'tap'
 import { TunnelError } from '../../src/errors.js'
 import { createBackoff } from '../../src/backoff.js'
+import { memoryCarriers } from '../support/memory-carrier.js'
 import { createCity, seeded } from './city.js'
 
 const STOP = new TunnelError('DRAINING', 'stop')
@@ -447,6 +448,54 @@ t.test('a connection is replaced before it is too old, and no byte waits', async
   t.equal(city.keeper.lines[0], line)
   t.ok(city.carriers[0]?.over, 'the old connection is closed')
   t.notOk(city.carriers[1]?.over)
+  await city.end()
+})
+
+t.test(
+  'connections are renewed while they work, each at a moment of its own, and none waits longer',
+  async t => {
+    const city = createCity({ slots: 8 })
+    await city.pass(5_000)
+    let downs = 0
+    for (const { link } of city.keeper.lines) link.on('down', () => downs++)
+    const before = [...city.carriers]
+    t.equal(before.length, 8)
+    const from = city.now()
+    city.attempts.length = 0
+
+    city.keeper.renew(50_000)
+    await city.pass(51_000)
+
+    t.equal(city.attempts.length, 8)
+    t.ok(before.every(({ over }) => over))
+    t.equal(city.keeper.lines.filter(({ up }) => up).length, 8)
+    t.equal(downs, 0, 'no stream waits')
+    const gaps = city.attempts.map((at, index) => at - (city.attempts[index - 1] ?? from))
+    t.ok(Math.max(...gaps) < 40_000 && gaps.filter(gap => gap > 500).length >= 4, `spread: ${gaps.join()}`)
+
+    city.attempts.length = 0
+    await city.pass(120_000)
+    t.equal(city.attempts.length, 0, 'once')
+    await city.end()
+  }
+)
+
+t.test('a connection that was under way when all were renewed is renewed, too', async t => {
+  const city = createCity({ doors: city => [city.door(0)] })
+  await city.pass(1_000)
+  const [line] = city.keeper.lines
+  const [near, far] = memoryCarriers()
+
+  const attached = line!.attach(near)
+  line!.replace(10_000)
+  city.replicas[0]!.host.accept(far, { key: 'k' })
+  await city.pass(10)
+  await attached
+  t.notOk(near.over, 'this is the connection now')
+  await city.pass(11_000)
+
+  t.ok(near.over)
+  t.ok(line?.up)
   await city.end()
 })
 

@@ -6,7 +6,8 @@
 import { type Server, type Socket, createServer } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
 import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError, systemClock } from '@tendril/common'
-import { type TunnelIdentities, verifyPeer } from '@tendril/common/identity/peer'
+import { AdmittedCertificates, type OnExpiry } from '@tendril/common/identity/admitted'
+import { type Identity, type TunnelIdentities, verifyPeer } from '@tendril/common/identity/peer'
 import { type ListenAddress, formatListen, isLoopback, listenAt } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
 import { carriedBy } from '@tendril/common/reset'
@@ -38,6 +39,8 @@ export type FrontOptions = {
   callers?: readonly string[]
   /** Who connects at the tunnel, and the certificates shown there: these are never callers. */
   tunnel?: TunnelIdentities & { certificates?: Certificates }
+  /** What happens to tunnels when their caller's certificate expires. Default `end`: they are reset. */
+  onExpiry?: OnExpiry
   /** TLS protocols to agree on (ALPN), best first. Default none: kube-apiserver offers none. */
   alpnProtocols?: readonly string[]
   /** Mode of the Unix socket. Default 0660. */
@@ -111,6 +114,8 @@ class OpenFront implements Front {
   readonly #callers = new Map<Socket, Caller>()
   /** TLS only: from a finished handshake back to its arrival. Node shows no other link between the two sockets. */
   readonly #handshakes = new Map<string, Arrival>()
+  /** TLS only. */
+  readonly #admitted: AdmittedCertificates | undefined
   #address: ListenAddress
   #closed: Promise<void> | undefined
 
@@ -155,6 +160,13 @@ class OpenFront implements Front {
       server.on('secureConnection', socket => this.#tlsServerOnSecure(socket, certificates, allowed))
       server.on('tlsClientError', (error, socket) => this.#tlsServerOnClientError(error, socket))
       this.#unfollow = followCertificates(server, certificates)
+      const { onExpiry } = options
+      this.#admitted = new AdmittedCertificates({
+        authorities: certificates,
+        ...(onExpiry && { onExpiry }),
+        clock,
+        log: this.#log
+      })
       this.#server = server
     } else {
       this.#server = createServer(socketOptions)
@@ -176,6 +188,7 @@ class OpenFront implements Front {
       this.#address = await listenAt(server, `front ${name}`, listen, begin)
     } catch (error) {
       this.#unfollow()
+      this.#admitted?.close()
       throw error
     }
     // Not fatal: those inside are served on. A full table of file descriptors does not even come here, libuv
@@ -211,7 +224,12 @@ class OpenFront implements Front {
 
   #stop(): Promise<void> {
     this.#unfollow()
-    this.#closed ??= new Promise(resolve => this.#server.close(() => resolve()))
+    this.#closed ??= new Promise(resolve =>
+      this.#server.close(() => {
+        this.#admitted?.close()
+        resolve()
+      })
+    )
     return this.#closed
   }
 
@@ -226,7 +244,7 @@ class OpenFront implements Front {
       this.#pending.delete(arrival)
     })
     if (this.#pending.size > this.#maxPending) this.#dropOldestPending()
-    if (!this.#options.certificates) return this.#admit(socket, arrival)
+    if (!this.#options.certificates) return void this.#admit(socket, arrival)
 
     const peer = peerOf(socket)
     this.#handshakes.set(peer, arrival)
@@ -252,27 +270,34 @@ class OpenFront implements Front {
     carriedBy(socket, arrival.socket)
     socket.allowHalfOpen = true
     let denied: TunnelError | undefined
+    let identity: Identity | undefined
     try {
       const { authorities } = certificates
-      const identity = verifyPeer(socket, authorities && { authorities })
+      identity = verifyPeer(socket, authorities && { authorities })
       allowed.assert(identity)
     } catch (error) {
       denied = TunnelError.from(error, 'NOT_IDENTIFIED')
     }
     const serverName = typeof socket.servername === 'string' ? socket.servername : undefined
-    this.#admit(socket, arrival, serverName, denied)
+    const caller = this.#admit(socket, arrival, serverName, denied)
+    if (denied || !identity || !this.#admitted) return
+    socket.once(
+      'close',
+      this.#admitted.add(socket, identity, () => caller.destroy())
+    )
   }
 
-  #admit(socket: Socket, arrival: Arrival, serverName?: string, denied?: TunnelError): void {
+  #admit(socket: Socket, arrival: Arrival, serverName?: string, denied?: TunnelError): Caller {
     const { atMs, over } = arrival
     const caller = new Caller(socket, serverName, this.#caller)
     this.#callers.set(socket, caller)
     socket.once('close', () => this.#callers.delete(socket))
-    if (denied) return caller.refuse(denied)
-    if (over)
-      return caller.refuse(new TunnelError('OVERLOADED', `at most ${this.#maxConnections} callers at once`))
     const onHead = (): void => void this.#pending.delete(arrival)
-    void caller.serve(this.#headerTimeoutMs - (this.#clock.now() - atMs), onHead)
+    if (denied) caller.refuse(denied)
+    else if (over)
+      caller.refuse(new TunnelError('OVERLOADED', `at most ${this.#maxConnections} callers at once`))
+    else void caller.serve(this.#headerTimeoutMs - (this.#clock.now() - atMs), onHead)
+    return caller
   }
 
   /** No handshake, no caller. Whoever spoke plain HTTP can still be told, in plain HTTP. */

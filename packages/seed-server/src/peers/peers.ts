@@ -187,6 +187,11 @@ export class Peers {
     this.#tell()
   }
 
+  /** The certificate shown to replicas has changed: see `Keeper.renew`. */
+  renew(withinMs: number): void {
+    this.#keeper.renew(withinMs)
+  }
+
   /** Ends all lines. Safe to call twice. */
   async stop(): Promise<void> {
     this.#tellTimer?.cancel()

@@ -629,22 +629,41 @@ t.test('a front that stops accepting serves on those inside; closing twice is fi
   await raw.untilClosed()
 })
 
-t.test('new certificates are shown to new callers, open tunnels live on', async t => {
+t.test('new certificates are shown to new callers, and open tunnels live on', async t => {
   const port = await listenTcp(t, socket => socket.pipe(socket))
-  const { bundle, tls, caller } = await openTls(t)
+  const { pki, bundle, tls } = await openTls(t)
   const old = await rawTls(t, tls)
   await old.write(connectTo(port)).untilText('200')
 
   const next = new Pki('next ca')
-  bundle.change(next.server({ commonName: 'renewed' }), next.ca)
+  bundle.change(next.server({ commonName: 'renewed' }), next.ca, pki.ca)
 
   const fresh = await rawTls(t, { ...tls, ca: next.ca, ...next.leaf() })
   await fresh.write(connectTo(port)).untilText('200')
   t.equal(fresh.socket.getPeerCertificate().subject.CN, 'renewed')
+  await old.write('alive').untilText('alive')
+})
+
+t.test('a tunnel is reset when its authority is accepted no more, and another one lives on', async t => {
+  const port = await listenTcp(t, socket => socket.pipe(socket))
+  const { pki, bundle, tls, caller, front } = await openTls(t)
+  const next = new Pki('next ca')
+  bundle.change(pki.server(), pki.ca, next.ca)
+  const [old, fresh] = [await rawTls(t, tls), await rawTls(t, { ...tls, ...next.leaf() })]
+  for (const raw of [old, fresh]) await raw.write(connectTo(port)).untilText('200')
+  let code: string | undefined
+  old.socket.on('error', (error: NodeJS.ErrnoException) => (code = error.code))
+
+  bundle.change(next.server(), next.ca)
+
+  await old.untilClosed()
+  t.equal(code, 'ECONNRESET', 'half an answer does not look whole')
+  await fresh.write('alive').untilText('alive')
   const outdated = await rawTls(t, { ...tls, ca: next.ca, ...caller })
   await outdated.untilText('\r\n\r\n')
   t.match(outdated.text, /^HTTP\/1\.1 407 /)
-  await old.write('alive').untilText('alive')
+  outdated.socket.destroy()
+  while (front.connections > 1) await turns(1)
 })
 
 t.test('TLS: 1.2 and 1.3, AES-128 and X25519 preferred, nothing older, no ALPN unless asked for', async t => {
