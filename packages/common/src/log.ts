@@ -7,6 +7,7 @@ import { inspect } from 'node:util'
 import pino, { type DestinationStream, type Logger } from 'pino'
 import { TunnelError } from './errors.js'
 import { LogOutput } from './log-output.js'
+import { cut, cutFields, visible } from './log-text.js'
 
 export type Log = Logger
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
@@ -51,16 +52,20 @@ export function createLog(options: LogOptions = {}): Log {
       onResume: dropped =>
         log.warn({ dropped }, 'log lines dropped, standard output did not take them; it does again')
     })
+  const lines: typeof out = {
+    write: line => out.write(asText ? textLine(line) : jsonLine(line)),
+    flush: () => out.flush?.()
+  }
   const log: Log = pino(
     {
       level,
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
-      formatters: { level: label => ({ level: label }) },
+      formatters: { level: label => ({ level: label }), log: cutFields },
       serializers: { err: describeError },
       redact: { paths: REDACTED, censor: '***' }
     },
-    asText ? { write: (line: string) => out.write(textLine(line)), flush: () => out.flush?.() } : out
+    lines
   )
   return log
 }
@@ -70,10 +75,23 @@ const STANDARD_OUTPUT = 1
 /** The outside hears code and sentence; the log gets the cause as well, and a stack only where nobody expected the error. */
 function describeError(error: unknown): unknown {
   if (!(error instanceof Error)) return error
-  if (!(error instanceof TunnelError)) return pino.stdSerializers.err(error)
-  const { code, message, cause } = error
+  if (!(error instanceof TunnelError)) return describeUnexpected(error)
+  const { code, cause } = error
+  const message = cut(error.message)
   if (cause === undefined) return { code, message }
-  return { code, message, cause: cause instanceof Error ? cause.message : inspect(cause) }
+  return { code, message, cause: cut(cause instanceof Error ? cause.message : inspect(cause)) }
+}
+
+/** Most characters of a stack. */
+const STACK_LIMIT = 4_096
+
+function describeUnexpected(error: Error): unknown {
+  const { stack, ...described } = pino.stdSerializers.err(error)
+  return { ...cutFields(described), stack: cut(stack, STACK_LIMIT) }
+}
+
+function jsonLine(line: string): string {
+  return `${visible(line.trimEnd())}\n`
 }
 
 type Line = { level: string; time: string; msg?: string } & Record<string, unknown>
@@ -95,5 +113,5 @@ function textValue(value: unknown): string {
 /** Whoever chose the text, it stays one line and sends no commands to the terminal. */
 function oneLine(text: string): string {
   // eslint-disable-next-line no-control-regex
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, ' ')
+  return visible(text.replace(/[\u0000-\u001f\u007f-\u009f]/g, ' '))
 }

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { TunnelError } from '../src/errors.js'
 import { createLog, textLine } from '../src/log.js'
+import { LOG_LIST_LIMIT, LOG_TEXT_LIMIT } from '../src/log-text.js'
 
 function memory(): { lines: string[]; destination: { write(line: string): void } } {
   const lines: string[] = []
@@ -80,4 +81,44 @@ t.test('whoever chose the text, a line stays one line and moves no cursor', asyn
   })
 
   t.equal(textLine(json), '03:04:05 info  a b [2J  name=x [1m 2J host="a\\nb"\n')
+})
+
+/** Right-to-left override, isolate, mark, Arabic letter mark; zero width; line separators; a tag; C1; DEL. */
+const INVISIBLE = '\u202e\u2066\u200f\u061c\u200b\u200d\u2060\ufeff\u2028\u2029\u{e0041}\u009b\u007f'
+
+t.test('no text turns a line around or hides in it: in JSON and as text', async t => {
+  for (const format of ['json', 'text'] as const) {
+    const { lines, destination } = memory()
+    const log = createLog({ destination, format }).child({ client: `c${INVISIBLE}` })
+
+    log.info({ reason: `r${INVISIBLE}`, list: [INVISIBLE] }, `m${INVISIBLE}`)
+    log.warn({ err: new TunnelError('BAD_REQUEST', INVISIBLE, { cause: new Error(INVISIBLE) }) }, 'no')
+    log.error({ err: new Error(INVISIBLE) }, 'no')
+
+    t.equal(lines.length, 3)
+    for (const line of lines) t.notMatch(line.slice(0, -1), /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u, format)
+    if (format === 'json')
+      t.equal(JSON.parse(lines[0]!).reason, `r${INVISIBLE}`, 'and JSON reads what was said')
+    else t.match(lines[0], 'reason="r\\u202e\\u2066')
+  }
+})
+
+t.test('long text and long lists are cut, and what is missing is told', async t => {
+  const { lines, destination } = memory()
+  const log = createLog({ destination })
+  const long = 'x'.repeat(LOG_TEXT_LIMIT + 1)
+
+  log.info({ edge: long.slice(1), long, list: Array(LOG_LIST_LIMIT + 2).fill(long) }, 'a')
+  log.warn({ err: new TunnelError('BAD_REQUEST', long, { cause: new Error(long) }) }, 'b')
+  log.error({ err: new Error('y'.repeat(100_000)) }, 'c')
+
+  const [fields, known, unexpected] = lines.map(line => JSON.parse(line))
+  t.equal(fields.edge, long.slice(1))
+  t.equal(fields.long, `${long.slice(1)}… (1 more)`)
+  t.equal(fields.list.length, LOG_LIST_LIMIT + 1)
+  t.equal(fields.list.at(-1), '… (2 more)')
+  t.ok(known.err.message.length < LOG_TEXT_LIMIT + 20)
+  t.equal(known.err.cause, `${long.slice(1)}… (1 more)`)
+  t.ok(lines[2]!.length < 10_000)
+  t.match(unexpected.err, { type: 'Error' })
 })

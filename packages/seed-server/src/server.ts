@@ -17,6 +17,7 @@ import { readNote } from '@tendril/common/link/note'
 import { isSilent, whileUp } from '@tendril/common/link/while-up'
 import { logListening } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
+import { CLIENT_LINES, LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
 import type { Metrics } from '@tendril/common/metrics'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { type Route, readRoute, sortRoutes } from '@tendril/common/policy/routes'
@@ -57,6 +58,9 @@ export class Server implements House {
   readonly closed: Promise<void>
   readonly #config: SeedConfig
   readonly #log: Log
+  /** For what clients do, and for what is refused to anybody. */
+  readonly #clientLines = new LogLimiter(CLIENT_LINES)
+  readonly #refusals = new LogLimiter(REFUSAL_LINES)
   readonly #metrics: Metrics
   readonly #counts: ServerMetrics
   readonly #registry: Registry
@@ -146,7 +150,9 @@ export class Server implements House {
       },
       onResume: (link, guest) => this.#holdToCertificate(link, guest),
       onRefuse: (error, { cluster, remoteAddress: remote }) => {
-        this.#log.warn({ cluster, remote, code: error.code, reason: error.message }, 'link refused')
+        this.#refusals
+          .of(this.#log)
+          .warn({ cluster, remote, code: error.code, reason: error.message }, 'link refused')
       }
     })
   }
@@ -343,7 +349,9 @@ export class Server implements House {
 
   #hostOnLink(link: Link, name: string, { cluster, remoteAddress: remote }: Guest): void {
     const id = link.id?.toString('hex') ?? ''
-    const log = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
+    const child = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
+    const log = this.#clientLines.of(child, cluster)
+    const warnings = this.#refusals.of(child, cluster)
     const session = new Session(link, {
       limits: sessionLimits(this.#config.session),
       budget: this.#sessionBudget.share(cluster)
@@ -394,14 +402,14 @@ export class Server implements House {
       if (sorted.refused.length > 0) {
         const { refused } = sorted
         const shown = refused.slice(0, SHOWN_ROUTES)
-        log.warn(
+        warnings.warn(
           { refused: shown, count: refused.length },
           'routes ignored that this cluster may not announce'
         )
       }
       if (counted.ignored > 0) {
         const limit = `clusters[${cluster}].limits.routesPerClient: ${counted.routes.length}`
-        log.warn(
+        warnings.warn(
           { ignored: counted.ignored, limit },
           'routes ignored that are more than a client may announce'
         )

@@ -18,6 +18,7 @@ import { Link } from '@tendril/common/link/link'
 import { INSTANCE_BYTES } from '@tendril/common/link/message'
 import { readNote } from '@tendril/common/link/note'
 import type { Log } from '@tendril/common/log'
+import { CLIENT_LINES, LogLimiter } from '@tendril/common/log-limiter'
 import type { Metrics } from '@tendril/common/metrics'
 import { createPolicy } from '@tendril/common/policy/policy'
 import { remembering } from '@tendril/common/remember'
@@ -176,7 +177,8 @@ export class Client implements House {
   /** A link with a session on it, not connected yet. */
   #newLine(server: string, slot: number, onChange: (line: Line) => void): Line {
     const { name = hostname(), maxConnectionAge, link: section, session: limits, routes } = this.#config
-    const log = this.#log.child({ server: server.slice(0, 8), ...(slot > 0 && { slot }) })
+    const child = this.#log.child({ server: server.slice(0, 8), ...(slot > 0 && { slot }) })
+    const log = new LogLimiter(CLIENT_LINES).of(child)
     const link = new Link({ limits: linkLimits(section), budget: this.#replayBudget })
     const session = new Session(link, {
       onOpen: this.#onOpen,
@@ -188,7 +190,7 @@ export class Client implements House {
     link.on('up', ({ first, downMs, replayedBytes }) => {
       down()
       down = this.#counts.linkUp()
-      if (first) return log.info('link up')
+      if (first) return log.info({}, 'link up')
       this.#resumedAtMs = systemClock.now()
       log.info({ downMs: Math.round(downMs), replayedBytes }, 'link resumed')
     })

@@ -11,6 +11,7 @@ import { type Clock, type ErrorCode, type Timer, TunnelError, systemClock } from
 import { type ClusterIdentities, type Identity, clusterOf, verifyPeer } from '@tendril/common/identity/peer'
 import { type ListenAddress, listenAt } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
+import { type LimitedLog, LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
 import { type Certificates, followCertificates, serverTlsOptions } from '@tendril/common/tls'
 import { websocketOptions as defaultWebsocketOptions } from '@tendril/common/transport/websocket'
 import type { WebSocket } from 'ws'
@@ -116,6 +117,8 @@ class OpenAcceptor implements Acceptor {
   readonly #maxPending: number
   readonly #clock: Clock
   readonly #log: Log
+  /** For what anybody can cause. */
+  readonly #limitedLog: LimitedLog
   readonly #server: Server
   /** Never listens: sockets are handed in when their PROXY header has been read. */
   readonly #tlsServer: TlsServer
@@ -137,6 +140,7 @@ class OpenAcceptor implements Acceptor {
     this.#address = options.listen
     this.#clock = clock
     this.#log = log
+    this.#limitedLog = new LogLimiter({ ...REFUSAL_LINES, clock }).of(log)
     this.#handshakeTimeoutMs = options.handshakeTimeoutMs ?? HANDSHAKE_TIMEOUT_MS
     this.#headerTimeoutMs = options.headerTimeoutMs ?? HEADER_TIMEOUT_MS
     this.#maxConnections = options.maxConnections ?? MAX_CONNECTIONS
@@ -268,7 +272,7 @@ class OpenAcceptor implements Acceptor {
         this.#startTls(arrival)
       } catch (error) {
         const { remoteAddress: remote } = arrival
-        this.#log.warn({ remote, err: error }, 'connection refused')
+        this.#limitedLog.warn({ remote, err: error }, 'connection refused')
         this.#options.onRefused?.(TunnelError.from(error).code)
         this.#drop(arrival, 'no PROXY header')
       }
@@ -340,7 +344,7 @@ class OpenAcceptor implements Acceptor {
   /** It stays pending until its socket is closed: those who read their refusal slowly count as well. */
   #refused(arrival: Arrival, error: TunnelError, cluster?: string): void {
     arrival.timer.cancel()
-    this.#log.warn({ remote: arrival.remoteAddress, cluster, err: error }, 'client refused')
+    this.#limitedLog.warn({ remote: arrival.remoteAddress, cluster, err: error }, 'client refused')
     this.#options.onRefused?.(error.code)
   }
 }

@@ -10,6 +10,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { type Clock, type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
 import type { Log } from '@tendril/common/log'
+import type { LimitedLog } from '@tendril/common/log-limiter'
 import { resetSocket } from '@tendril/common/reset'
 import { splice } from '@tendril/common/splice'
 import { formatAuthority } from '@tendril/common/wire/authority'
@@ -42,6 +43,8 @@ export type CallerOptions = {
   firstByteDelayMs: number
   clock: Clock
   log: Log
+  /** For what any caller can cause. */
+  limitedLog: LimitedLog
   observer: FrontObserver | undefined
 }
 
@@ -240,14 +243,14 @@ export class Caller {
   }
 
   #answered(code: 'OK' | ErrorCode, dialledAt: number | undefined, error?: TunnelError): void {
-    const { front, clock, log, observer } = this.#options
+    const { front, clock, log, limitedLog, observer } = this.#options
     const cluster = this.#cluster
     const dialMs = dialledAt === undefined ? undefined : clock.now() - dialledAt
     observer?.answered({ front, cluster, code, dialMs })
     if (!error) return
     const fields = { cluster, remote: this.#socket.remoteAddress, dialMs, err: error }
     if (code === 'DIAL_CANCELLED') log.debug(fields, 'caller left')
-    else log.info(fields, 'request refused')
+    else limitedLog.info(fields, 'request refused')
   }
 }
 

@@ -10,6 +10,7 @@ import { AdmittedCertificates, type OnExpiry } from '@tendril/common/identity/ad
 import { type Identity, type TunnelIdentities, verifyPeer } from '@tendril/common/identity/peer'
 import { type ListenAddress, formatListen, isLoopback, listenAt } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
+import { LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
 import { carriedBy } from '@tendril/common/reset'
 import { type Certificates, followCertificates, serverTlsOptions } from '@tendril/common/tls'
 import { Caller, type CallerOptions, type FrontObserver, refuse } from './caller.js'
@@ -138,6 +139,7 @@ class OpenFront implements Front {
       firstByteDelayMs: options.firstByteDelayMs ?? FIRST_BYTE_DELAY_MS,
       clock,
       log: this.#log,
+      limitedLog: new LogLimiter({ ...REFUSAL_LINES, clock }).of(this.#log),
       observer: options.observer
     }
 
