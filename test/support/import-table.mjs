@@ -158,7 +158,14 @@ export const table = [
   },
   {
     files: ['seed-server/registry/**'],
-    may: ['seed-server/registry/**', ...words, 'common/policy/routes', 'type:common/log', ...pure]
+    may: [
+      'seed-server/registry/**',
+      ...words,
+      'common/policy/route-index',
+      'type:common/policy/routes',
+      'type:common/log',
+      ...pure
+    ]
   },
   { files: ['seed-server/peers/lease-api'], may: ['@kubernetes/client-node'] },
   {

@@ -133,10 +133,13 @@ export function createServerMetrics(
   ): void => {
     const collect = (gauge: Gauge<'cluster'>): void => {
       gauge.reset()
-      const clients = registry.clients()
-      for (const cluster of new Set([...clusters, ...clients.map(client => client.cluster)])) {
-        gauge.set({ cluster }, read(clients.filter(client => client.cluster === cluster)))
+      const byCluster = new Map<string, ClientView[]>(clusters.map(cluster => [cluster, []]))
+      for (const client of registry.clients()) {
+        const these = byCluster.get(client.cluster)
+        if (these) these.push(client)
+        else byCluster.set(client.cluster, [client])
       }
+      for (const [cluster, clients] of byCluster) gauge.set({ cluster }, read(clients))
     }
     metrics.gauge(name, help, ['cluster'], collect, overWorkers)
   }
@@ -158,7 +161,7 @@ export function createServerMetrics(
     'sum'
   )
   perCluster('server_round_trip_seconds', 'Longest measured round trip to a client, in seconds.', clients => {
-    return Math.max(0, ...clients.map(({ state }) => state.rttMs)) / MS_PER_S
+    return clients.reduce((longest, { state }) => Math.max(longest, state.rttMs), 0) / MS_PER_S
   })
 
   return {

@@ -13,8 +13,8 @@ import { followRenewals } from '@tendril/common/identity/renewal'
 import type { Arrival } from '@tendril/common/keeper/keeper'
 import { LinkHost } from '@tendril/common/link/host'
 import type { Link } from '@tendril/common/link/link'
+import { LinkDialer } from '@tendril/common/link/link-dialer'
 import { readNote } from '@tendril/common/link/note'
-import { isSilent, whileUp } from '@tendril/common/link/while-up'
 import { logListening } from '@tendril/common/listen'
 import type { Log } from '@tendril/common/log'
 import { CLIENT_LINES, LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
@@ -40,7 +40,8 @@ import { type PeersConfig, withoutNeedlessBrackets } from './peers-config.js'
 import { leaseSource } from './peers/leases.js'
 import { Peers } from './peers/peers.js'
 import { type PeerSource, dnsSource, staticSource } from './peers/source.js'
-import { Registry } from './registry/registry.js'
+import { Announcements } from './registry/announcements.js'
+import { type Registration, Registry } from './registry/registry.js'
 
 /** Who is behind a carrier, with the key that LinkHost binds links to. */
 type Guest = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> &
@@ -64,6 +65,7 @@ export class Server implements House {
   readonly #metrics: Metrics
   readonly #counts: ServerMetrics
   readonly #registry: Registry
+  readonly #announcements = new Announcements()
   /** Names of peers. */
   readonly #resolve: Resolve
   /** Absent: this is the only worker. */
@@ -358,25 +360,32 @@ export class Server implements House {
     })
     const tenant = { link, session }
     const since = Date.now()
-    let routes: Route[] = []
-    let announced = ''
+    let routes: readonly Route[] = []
     // A dial in the moment between the link that this one replaces and its first word waits for that.
     const arrived = this.#registry.expect(cluster)
-    let leave = (): void => {}
+    let registration: Registration | undefined
+    const dialer = new LinkDialer(link, session.dial, {
+      clock: systemClock,
+      onResponsive: responsive => {
+        if (responsive) log.info('client responds again')
+        else log.warn('client does not respond, others are asked')
+        registration?.changed()
+      }
+    })
 
     session.on('open', () => {
-      leave = this.#registry.add({
+      registration = this.#registry.add({
         cluster,
         name,
         id,
-        dial: whileUp(link, session.dial),
+        dial: dialer.dial,
         get routes() {
           return routes
         },
         get state() {
           return {
             down: link.state !== 'up',
-            silent: isSilent(link),
+            silent: dialer.silent,
             draining: session.peerIsLeaving,
             streams: session.streamCount,
             rttMs: link.roundTripMs || session.roundTripMs,
@@ -389,41 +398,48 @@ export class Server implements House {
     })
     link.on('up', ({ first, downMs, replayedBytes }) => {
       if (!first) log.info({ downMs: Math.round(downMs), replayedBytes }, 'link resumed')
-      this.#registry.changed(cluster)
+      registration?.changed()
     })
-    link.on('note', text => {
-      // The same note comes with every connection; it is news once.
-      if (text === announced) return
-      announced = text
-      const counted = this.#limits.routes(cluster, readNote(text).routes ?? [])
-      const sorted = sortRoutes(counted.routes, this.#routes.get(cluster) ?? [])
-      routes = sorted.routes
-      log.info({ routes: routes.length }, 'client announces routes')
-      if (sorted.refused.length > 0) {
-        const { refused } = sorted
-        const shown = refused.slice(0, SHOWN_ROUTES)
-        warnings.warn(
-          { refused: shown, count: refused.length },
-          'routes ignored that this cluster may not announce'
-        )
-      }
-      if (counted.ignored > 0) {
-        const limit = `clusters[${cluster}].limits.routesPerClient: ${counted.routes.length}`
-        warnings.warn(
-          { ignored: counted.ignored, limit },
-          'routes ignored that are more than a client may announce'
-        )
-      }
+    const announcements = this.#announcements.open(cluster, {
+      read: text => {
+        const counted = this.#limits.routes(cluster, readNote(text).routes ?? [])
+        const sorted = sortRoutes(counted.routes, this.#routes.get(cluster) ?? [])
+        routes = sorted.routes
+        registration?.changed()
+        log.info({ routes: routes.length }, 'client announces routes')
+        if (sorted.refused.length > 0) {
+          const { refused } = sorted
+          const shown = refused.slice(0, SHOWN_ROUTES)
+          warnings.warn(
+            { refused: shown, count: refused.length },
+            'routes ignored that this cluster may not announce'
+          )
+        }
+        if (counted.ignored > 0) {
+          const limit = `clusters[${cluster}].limits.routesPerClient: ${counted.routes.length}`
+          warnings.warn(
+            { ignored: counted.ignored, limit },
+            'routes ignored that are more than a client may announce'
+          )
+        }
+      },
+      onError: ({ code, detail }) => link.close(code, detail)
     })
+    link.on('note', announcements.receive)
     link.on('down', error => {
       log.warn(
         { code: error.code, reason: error.message, streams: session.streamCount },
         'link down, waiting'
       )
+      registration?.changed()
     })
-    session.on('goaway', reason => log.info({ reason: reason.message }, 'client drains'))
+    session.on('goaway', reason => {
+      log.info({ reason: reason.message }, 'client drains')
+      registration?.changed()
+    })
     session.on('close', error => {
-      leave()
+      announcements.close()
+      registration?.release()
       arrived()
       this.#tenants.delete(tenant)
       log.info({ code: error.code, reason: error.message }, 'client gone')

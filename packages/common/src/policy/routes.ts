@@ -1,9 +1,9 @@
 /**
- * Routes: networks, addresses and host names that a client says it serves best, which of them its cluster may announce,
- * and how closely they fit a target. Pure; who is asked first is the registry's matter. Names are compared as DNS does,
- * without regard to case or a final dot.
+ * Routes: networks, addresses and host names that a client says it serves best, and which of them its cluster may
+ * announce. How closely they fit a target is found in route-index.ts. Names are compared as DNS does, without regard to
+ * case or a final dot.
  */
-import { type Network, contains, facesOf, isInside, readAddress, readNetwork } from './networks.js'
+import { type Network, isInside, readNetwork } from './networks.js'
 
 /** `name` is a host name; `suffix` is what follows the `*` of a wildcard, so it is empty or begins with a dot. */
 export type Route = { network: Network } | { name: string } | { suffix: string }
@@ -11,9 +11,6 @@ export type Route = { network: Network } | { name: string } | { suffix: string }
 /** What `readRoute` accepts, in words, for error messages. */
 export const ROUTE_FORM =
   'a network (10.0.0.0/8), an address, a host name, *.example.com or * for all names, with no bits set behind a mask'
-
-/** Longer than any suffix: a name that is given in full fits best. */
-const EXACT_NAME = 256
 
 const NAME = /^(?=.{1,253}$)[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*$/
 
@@ -23,7 +20,7 @@ export function readRoute(text: string): Route | undefined {
   if (network) return { network }
   if (text === '*') return { suffix: '' }
   const wildcard = text.startsWith('*.')
-  const name = plain(wildcard ? text.slice('*.'.length) : text)
+  const name = plainName(wildcard ? text.slice('*.'.length) : text)
   // What looks like an address but is none (10.0.0.256, 10.1) was meant to be one.
   if (!NAME.test(name) || /^[0-9.]+$/.test(name)) return undefined
   return wildcard ? { suffix: `.${name}` } : { name }
@@ -44,24 +41,6 @@ export function sortRoutes(
   return { routes, refused }
 }
 
-/**
- * How closely routes fit a host (an address without brackets, or a name): the longest prefix, suffix or full name
- * among them; 0 for those of a client that announced none; -1 when it announced others.
- */
-export function fit(routes: readonly Route[], host: string): number {
-  if (routes.length === 0) return 0
-  const address = readAddress(host)
-  const face = address && facesOf(address)[0]
-  const name = plain(host)
-  const fits = routes.map(route => {
-    if ('network' in route) return face && contains(route.network, face) ? route.network.bits : -1
-    if (face) return -1
-    if ('name' in route) return route.name === name ? EXACT_NAME : -1
-    return name.endsWith(route.suffix) ? route.suffix.length : -1
-  })
-  return Math.max(...fits)
-}
-
 function covers(outer: Route, inner: Route): boolean {
   if ('network' in outer) return 'network' in inner && isInside(inner.network, outer.network)
   if ('network' in inner) return false
@@ -69,6 +48,7 @@ function covers(outer: Route, inner: Route): boolean {
   return ('name' in inner ? inner.name : inner.suffix).endsWith(outer.suffix)
 }
 
-function plain(name: string): string {
+/** As names are compared. */
+export function plainName(name: string): string {
   return name.toLowerCase().replace(/\.$/, '')
 }

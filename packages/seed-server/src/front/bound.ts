@@ -7,7 +7,9 @@ import { formatAuthority } from '@tendril/common/wire/authority'
 
 /**
  * The same Dial, settled after `timeoutMs` at the latest (DIAL_TIMEOUT), at once when the signal aborts
- * (DIAL_CANCELLED); either aborts the inner dial, and a stream that comes too late is destroyed.
+ * (DIAL_CANCELLED); either aborts the inner dial, and a stream that comes too late is destroyed. When the time is over
+ * the inner dial hears DIAL_TIMEOUT, and a reason of its own that it has at once counts instead: it knows whether the
+ * target was asked at all.
  */
 export function bounded(dial: Dial, clock: Clock): Dial {
   return (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) =>
@@ -28,11 +30,13 @@ export function bounded(dial: Dial, clock: Clock): Dial {
         reject(error)
       }
       const onAbort = (): void => fail(TunnelError.from(signal.reason, 'DIAL_CANCELLED'))
-      const timer = clock.after(timeoutMs, () =>
-        fail(
-          new TunnelError('DIAL_TIMEOUT', `${formatAuthority(target)} did not answer within ${timeoutMs} ms`)
-        )
-      )
+      let late: TunnelError | undefined
+      const timer = clock.after(timeoutMs, () => {
+        const reason = `${formatAuthority(target)} did not answer within ${timeoutMs} ms`
+        const error = (late = new TunnelError('DIAL_TIMEOUT', reason))
+        inner.abort(error)
+        setImmediate(() => fail(error))
+      })
 
       signal.addEventListener('abort', onAbort)
       if (signal.aborted) return onAbort()
@@ -42,7 +46,10 @@ export function bounded(dial: Dial, clock: Clock): Dial {
           stream.on('error', () => {})
           stream.destroy()
         },
-        (error: unknown) => fail(TunnelError.from(error))
+        (error: unknown) => {
+          const failure = TunnelError.from(error)
+          fail(late && failure.code === 'DIAL_CANCELLED' ? late : failure)
+        }
       )
     })
 }

@@ -11,8 +11,8 @@ import {
   systemClock
 } from '@tendril/common'
 
-/** A replica that takes dials now. */
-export type PeerView = { readonly server: string; readonly dial: Dial }
+/** A replica that takes dials now. `silent`: it should have been heard of by now, and is not asked. */
+export type PeerView = { readonly server: string; readonly dial: Dial; readonly silent: boolean }
 
 export type ForwardOptions = {
   /** Those that can be asked at this moment. */
@@ -22,9 +22,13 @@ export type ForwardOptions = {
   clock?: Clock
 }
 
+/** Most peers that may have a client and fail for a reason of their own before a dial is given up. */
+export const FORWARD_TRIES = 3
+
 /**
  * The peers as a Dial into a cluster. The one that served the cluster last is asked first. Rejects with what a target
- * said, or when no peer could serve: with the reason of one whose client is only away, else with NO_CLIENT.
+ * said, or when no peer could serve: with the reason of one whose client is only away, with LINK_LOST when one does not
+ * respond that may have a client, else with NO_CLIENT.
  */
 export function createForward(options: ForwardOptions): (cluster: string) => Dial {
   const { peers, onAnswer, clock = systemClock } = options
@@ -35,14 +39,19 @@ export function createForward(options: ForwardOptions): (cluster: string) => Dia
     async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
       const endMs = clock.now() + timeoutMs
       const order = served.get(cluster) ?? []
-      const present = [...peers()].sort((a, b) => placeIn(order, a) - placeIn(order, b))
-      let last = new TunnelError(
-        'NO_CLIENT',
-        `for cluster ${cluster}, at none of ${present.length + 1} servers`
-      )
+      const all = peers()
+      const present = all
+        .filter(({ silent }) => !silent)
+        .sort((a, b) => placeIn(order, a) - placeIn(order, b))
+      const silent = all.length - present.length
+      let last =
+        silent > 0
+          ? new TunnelError('LINK_LOST', `${silent} of ${all.length} other servers do not respond`)
+          : new TunnelError('NO_CLIENT', `for cluster ${cluster}, at none of ${present.length + 1} servers`)
+      let triesLeft = FORWARD_TRIES
       for (const { server, dial } of present) {
         const leftMs = Math.ceil(endMs - clock.now())
-        if (leftMs <= 0 || signal.aborted) break
+        if (leftMs <= 0 || signal.aborted || triesLeft === 0) break
         try {
           const stream = await dial({ ...target, cluster }, { signal, timeoutMs: leftMs })
           onAnswer?.({ cluster, code: 'OK' })
@@ -57,7 +66,10 @@ export function createForward(options: ForwardOptions): (cluster: string) => Dia
           // A peer that does not know the cluster (yet, or any more) has no client of it.
           const nobodyThere = failure.code === 'NO_CLIENT' || failure.code === 'UNKNOWN_CLUSTER'
           if (!failure.retryable && !nobodyThere) throw failure
-          if (!nobodyThere) last = failure
+          if (!nobodyThere) {
+            last = failure
+            triesLeft--
+          }
         }
       }
       throw last

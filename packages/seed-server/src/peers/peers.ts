@@ -25,9 +25,9 @@ import type { BudgetShare } from '@tendril/common/fair-budget'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
 import { Link, type LinkLimits } from '@tendril/common/link/link'
+import { LinkDialer } from '@tendril/common/link/link-dialer'
 import { INSTANCE_BYTES } from '@tendril/common/link/message'
 import { readNote } from '@tendril/common/link/note'
-import { isSilent, whileUp } from '@tendril/common/link/while-up'
 import type { Log } from '@tendril/common/log'
 import { type AnswerOptions, createAnswer } from './answer.js'
 import { type ForwardOptions, createForward } from './forward.js'
@@ -74,7 +74,7 @@ export class Peers {
   readonly #doors = new Map<string, () => void>()
   /** Addresses that led back here. */
   readonly #own = new Set<string>()
-  readonly #dials = new WeakMap<Line, Dial>()
+  readonly #dialers = new WeakMap<Line, LinkDialer>()
   /** Sessions in which others dial. */
   readonly #accepted = new Set<Session>()
   /** Links over which other replicas dial: they are told who the siblings are. */
@@ -94,8 +94,8 @@ export class Peers {
     this.#log = log
     const views = (lines: readonly Line[]) =>
       lines.flatMap(line => {
-        const dial = this.#dials.get(line)
-        return dial && !isSilent(line.link) ? [{ server: line.server, dial }] : []
+        const dialer = this.#dialers.get(line)
+        return dialer ? [{ server: line.server, dial: dialer.dial, silent: dialer.silent }] : []
       })
     const dialSiblings = createForward({
       peers: () => views(this.#usable.filter(({ server }) => this.#siblings.has(server))),
@@ -298,7 +298,11 @@ export class Peers {
       random: Math.random,
       onChange
     })
-    this.#dials.set(line, whileUp(link, session.dial))
+    const onResponsive = (responsive: boolean): void => {
+      if (responsive) log.info('peer responds again')
+      else log.warn('peer does not respond, others are asked')
+    }
+    this.#dialers.set(line, new LinkDialer(link, session.dial, { clock, onResponsive }))
     return line
   }
 

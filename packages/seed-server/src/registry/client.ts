@@ -26,8 +26,11 @@ export type Client = {
   id: string
   /** Carries one dial to the client and through its targets. Does not wait for a lost connection to come back. */
   dial: Dial
-  /** Read anew whenever it is looked at. */
+  /** Read anew whenever it is looked at. One that is down or drains is to be reported as changed when that ends. */
   readonly state: Readonly<ClientState>
-  /** What it serves best, of what its cluster may announce. Empty: it announced nothing, and serves what others do not. */
+  /**
+   * What it serves best, of what its cluster may announce. Empty: it announced nothing, and serves what others do not.
+   * Another array when it changes.
+   */
   readonly routes: readonly Route[]
 }

@@ -62,6 +62,29 @@ t.test('a dial that never settles times out, is told so, and its late stream is 
   late.emit('error', new Error('nobody listens'))
 })
 
+t.test('when the time is over the reason of the dial itself counts, if it has one at once', async t => {
+  const table: [own: TunnelError, wanted: { code: string; detail: string | RegExp }][] = [
+    [new TunnelError('LINK_LOST', 'all are down'), { code: 'LINK_LOST', detail: 'all are down' }],
+    [new TunnelError('DIAL_CANCELLED'), { code: 'DIAL_TIMEOUT', detail: /10\.0\.0\.5:80 did not answer/ }]
+  ]
+  for (const [own, wanted] of table) {
+    const clock = new FakeClock()
+    let told: unknown
+    const dial: Dial = (_, { signal }) =>
+      new Promise((_resolve, reject) => {
+        signal.addEventListener('abort', () => {
+          told = signal.reason
+          reject(own)
+        })
+      })
+    const pending = bounded(dial, clock)(target, { signal: never() })
+    clock.tick(DIAL_TIMEOUT_MS)
+
+    await t.rejects(pending, wanted)
+    t.match(told, { code: 'DIAL_TIMEOUT' })
+  }
+})
+
 t.test('leaving cancels at once, before and during the dial', async t => {
   const clock = new FakeClock()
   const leaving = new AbortController()

@@ -2,7 +2,7 @@ import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
 import { createAnswer } from '../../src/peers/answer.js'
-import { type PeerView, createForward } from '../../src/peers/forward.js'
+import { FORWARD_TRIES, type PeerView, createForward } from '../../src/peers/forward.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 
 const target: Target = { proto: 'tcp', host: '10.0.0.5', port: 80 }
@@ -16,6 +16,7 @@ function world(answers: Record<string, ErrorCode | 'OK'>) {
   const clock = new FakeClock()
   const peers = Object.keys(answers).map((server): PeerView => ({
     server,
+    silent: false,
     dial: async wanted => {
       asked.push(server)
       targets.push(wanted)
@@ -88,12 +89,41 @@ t.test('all peers together have the time that one dial has', async t => {
     clock.tick(3_000)
     throw new TunnelError('LINK_LOST')
   }
-  peers.unshift({ server: 'slow', dial: slow }, { server: 'slower', dial: slow })
+  peers.unshift(
+    { server: 'slow', silent: false, dial: slow },
+    { server: 'slower', silent: false, dial: slow }
+  )
 
   await t.rejects(forward('demo')(target, { signal, timeoutMs: 4_000 }), { code: 'LINK_LOST' })
   t.same(bounds, [4_000, 1_000])
   t.same(asked, [])
 })
+
+t.test('a peer that does not respond is not asked, and may yet have a client', async t => {
+  const { forward, asked, peers } = world({ a: 'OK', b: 'NO_CLIENT' })
+  peers[0] = { ...peers[0]!, silent: true }
+
+  await t.rejects(forward('demo')(target, { signal }), {
+    code: 'LINK_LOST',
+    detail: '1 of 2 other servers do not respond'
+  })
+  t.same(asked, ['b'])
+})
+
+t.test(
+  'a dial asks so many peers that fail for their own reasons, and any number without a client',
+  async t => {
+    for (const failing of [FORWARD_TRIES - 1, FORWARD_TRIES, FORWARD_TRIES + 1]) {
+      const answers: Record<string, ErrorCode | 'OK'> = {}
+      for (let index = 0; index < 10; index++) answers[`empty ${index}`] = 'NO_CLIENT'
+      for (let index = 0; index < failing; index++) answers[`full ${index}`] = 'OVERLOADED'
+      const { forward, asked } = world(answers)
+
+      await t.rejects(forward('demo')(target, { signal }), { code: 'OVERLOADED' })
+      t.equal(asked.length, 10 + Math.min(failing, FORWARD_TRIES))
+    }
+  }
+)
 
 t.test('asked by a peer: only for clusters that are configured, and out of the clients here', async t => {
   const dialled: [string, Target][] = []

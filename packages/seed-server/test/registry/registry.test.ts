@@ -1,32 +1,13 @@
 import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { type Dial, type ErrorCode, TunnelError } from '@tendril/common'
-import type { Client } from '../../src/registry/client.js'
-import { type Route, readRoute } from '@tendril/common/policy/routes'
-import { ASK_AGAIN_MS, Registry, type RegistryObserver } from '../../src/registry/registry.js'
+import { Registry, type RegistryObserver } from '../../src/registry/registry.js'
+import { ASK_AGAIN_MS, DIAL_TRIES } from '../../src/registry/search.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
+import { type Traits, client } from './client.js'
 
 const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
 const signal = new AbortController().signal
-
-type Traits = Partial<Client['state']> & { cluster?: string; routes?: string[]; dial?: Dial }
-
-function client(name: string, { cluster = 'demo', routes = [], dial, ...state }: Traits = {}) {
-  const asked: number[] = []
-  const stream = new PassThrough()
-  const own = {
-    cluster,
-    name,
-    id: name,
-    dial: async (target, options) => {
-      asked.push(options.timeoutMs ?? 0)
-      return dial ? dial(target, options) : stream
-    },
-    routes: routes.flatMap((text): Route[] => [readRoute(text)].filter(route => route !== undefined)),
-    state: { down: false, silent: false, draining: false, streams: 0, rttMs: 1, since: 0, ...state }
-  } satisfies Client
-  return { client: own, asked, state: own.state, stream }
-}
 
 const failing =
   (code: ErrorCode): Dial =>
@@ -43,33 +24,14 @@ t.test('without a client the sentence names the cluster', async t => {
   })
 })
 
-t.test('the newest client is asked first, draining ones last', async t => {
-  const registry = new Registry()
-  const [a, b, c] = [client('a'), client('b'), client('c')]
-  for (const { client } of [a, b, c]) registry.add(client)
-  const order = (): string =>
-    registry
-      .clients('demo')
-      .map(({ name }) => name)
-      .join('')
-
-  t.equal(order(), 'cba')
-  c.state.draining = true
-  t.equal(order(), 'bac')
-  t.equal(await registry.dial('demo')(target, { signal }), b.stream)
-  for (const { state } of [a, b]) state.draining = true
-  t.equal(order(), 'cba')
-  t.equal(await registry.dial('demo')(target, { signal }), c.stream, 'better a draining client than none')
-})
-
 t.test('a released client gets no dials; releasing twice harms nobody', async t => {
   const registry = new Registry()
   const events: string[] = []
   registry.on('add', ({ name }) => events.push(`+${name}`))
   registry.on('remove', ({ name }) => events.push(`-${name}`))
   const a = client('a')
-  const first = registry.add(a.client)
-  const second = registry.add(a.client)
+  const { release: first } = registry.add(a.client)
+  const { release: second } = registry.add(a.client)
 
   first()
   first()
@@ -123,7 +85,7 @@ t.test('no more clients are asked when the time is over or the caller has left',
   const registry = new Registry({ clock })
   const good = client('good')
   registry.add(good.client)
-  const release = registry.add(
+  const { release } = registry.add(
     client('slow', {
       dial: (target, options) => {
         clock.tick(4_000)
@@ -144,61 +106,6 @@ t.test('no more clients are asked when the time is over or the caller has left',
   )
   await t.rejects(registry.dial('demo')(target, { signal: leaving.signal }), { code: 'LINK_LOST' })
   t.same(good.asked, [])
-})
-
-t.test('who is asked first', async t => {
-  const table: [rule: string, host: string, clients: Record<string, Traits>, order: string][] = [
-    [
-      'the longest prefix',
-      '10.1.2.3',
-      { a: { routes: ['10.0.0.0/8'] }, b: { routes: ['10.1.2.0/24'] }, c: { routes: ['10.1.2.3'] } },
-      'c b a'
-    ],
-    [
-      'a route before none, none before others',
-      '10.1.2.3',
-      { a: {}, b: { routes: ['11.0.0.0/8'] }, c: { routes: ['10.0.0.0/8'] } },
-      'c a b'
-    ],
-    ['the exact name', 'node-1', { a: {}, b: { routes: ['node-1'] }, c: { routes: ['*'] } }, 'b c a'],
-    ['a route before fewer streams', '10.1.2.3', { a: {}, b: { routes: ['10.0.0.0/8'], streams: 9 } }, 'b a'],
-    [
-      'then fewer streams',
-      '10.1.2.3',
-      { a: { streams: 2 }, b: { streams: 1, rttMs: 99 }, c: { streams: 3 } },
-      'b a c'
-    ],
-    [
-      'then the shorter round trip',
-      '10.1.2.3',
-      { a: { rttMs: 20 }, b: { rttMs: 10 }, c: { rttMs: 30 } },
-      'b a c'
-    ],
-    ['then the newest', '10.1.2.3', { a: {}, b: {}, c: {} }, 'c b a'],
-    [
-      'those that are well before any route',
-      '10.1.2.3',
-      {
-        a: { routes: ['10.1.2.3'], silent: true },
-        b: { routes: ['10.1.2.3'], draining: true },
-        c: { routes: ['10.1.2.3'], down: true },
-        d: {}
-      },
-      'd a b c'
-    ]
-  ]
-  for (const [rule, host, clients, order] of table) {
-    const registry = new Registry()
-    for (const [name, traits] of Object.entries(clients)) registry.add(client(name, traits).client)
-    t.equal(
-      registry
-        .clients('demo', host)
-        .map(({ name }) => name)
-        .join(' '),
-      order,
-      rule
-    )
-  }
 })
 
 t.test('dials spread over the clients by the streams they have', async t => {
@@ -257,7 +164,7 @@ t.test(
     const clock = new FakeClock()
     const registry = new Registry({ clock })
     const away = client('away', { down: true })
-    const release = registry.add(away.client)
+    const { release } = registry.add(away.client)
     const inVain = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
     const leaving = new AbortController()
     const left = registry.dial('demo')(target, { signal: leaving.signal })
@@ -278,7 +185,7 @@ t.test(
 t.test('a dial in the moment between a client and the one that takes its place waits for that', async t => {
   const clock = new FakeClock()
   const registry = new Registry({ clock })
-  const leave = registry.add(client('old').client)
+  const { release: leave } = registry.add(client('old').client)
   const reborn = client('reborn')
 
   leave()
@@ -411,4 +318,137 @@ t.test('outcomes and failovers are counted', async t => {
   await registry.dial('demo')(target, { signal })
 
   t.same(events, ['demo NO_CLIENT', 'after OVERLOADED', 'demo OK'])
+})
+
+t.test('a dial asks so many clients and no more, whatever they answer', async t => {
+  for (const count of [DIAL_TRIES - 1, DIAL_TRIES, DIAL_TRIES + 1, 48]) {
+    const registry = new Registry()
+    const clients = Array.from({ length: count }, (_, number) =>
+      client(`${number}`, { dial: failing('OVERLOADED') })
+    )
+    for (const { client } of clients) registry.add(client)
+
+    await t.rejects(registry.dial('demo')(target, { signal }), { code: 'OVERLOADED' })
+    const asked = clients.filter(({ asked }) => asked.length > 0)
+    t.equal(asked.length, Math.min(count, DIAL_TRIES))
+  }
+})
+
+t.test('who answered that it drains is asked last from then on, until it is back', async t => {
+  const registry = new Registry({ clock: new FakeClock() })
+  const draining = client('draining', { dial: failing('DRAINING') })
+  const other = client('other', { streams: 9 })
+  const { changed } = registry.add(draining.client)
+  registry.add(other.client)
+  const dial = () => registry.dial('demo')(target, { signal })
+
+  for (let dials = 0; dials < 3; dials++) t.equal(await dial(), other.stream)
+  t.equal(draining.asked.length, 1)
+  t.equal(registry.serving('demo'), 1)
+
+  for (const down of [true, false]) {
+    draining.state.down = down
+    changed()
+  }
+  t.equal(registry.serving('demo'), 2)
+  t.equal(await dial(), other.stream)
+  t.equal(draining.asked.length, 2, 'its next word counts')
+})
+
+t.test('a dial whose tries are used up asks who comes meanwhile, once for each time', async t => {
+  const clock = new FakeClock()
+  const registry = new Registry({ clock })
+  const draining = Array.from({ length: 10 }, (_, number) =>
+    client(`${number}`, { dial: failing('DRAINING') })
+  )
+  for (const { client } of draining) registry.add(client)
+  const dialled = registry.dial('demo')(target, { signal })
+  const tries = () => draining.reduce((sum, { asked }) => sum + asked.length, 0)
+  const turn = () => new Promise(resolve => setImmediate(resolve))
+  await turn()
+  t.equal(tries(), DIAL_TRIES)
+  registry.changed('demo')
+  await turn()
+  t.equal(tries(), DIAL_TRIES, 'nobody came')
+
+  registry.add(client('as bad', { dial: failing('DRAINING') }).client)
+  await turn()
+  t.equal(tries(), DIAL_TRIES)
+  const good = client('good')
+  registry.add(good.client)
+
+  t.equal(await dialled, good.stream)
+  t.equal(clock.pending, 0)
+})
+
+t.test('who does not respond is waited for, and asked again when it does', async t => {
+  const registry = new Registry({ clock: new FakeClock() })
+  const hung = client('hung', {
+    dial: async () => {
+      if (hung.asked.length > 1) return hung.stream
+      hung.state.silent = true
+      throw new TunnelError('LINK_LOST', 'it does not respond')
+    }
+  })
+  const { changed } = registry.add(hung.client)
+  const dialled = registry.dial('demo')(target, { signal })
+  await new Promise(resolve => setImmediate(resolve))
+  t.equal(hung.asked.length, 1, 'not again while it does not respond')
+
+  hung.state.silent = false
+  changed()
+
+  t.equal(await dialled, hung.stream)
+})
+
+t.test(
+  'why nobody could be asked: what is known of the clients, and never that a target was slow',
+  async t => {
+    const table: [clients: Record<string, Traits>, code: ErrorCode, message: RegExp][] = [
+      [{}, 'NO_CLIENT', /^no client connected for cluster demo$/],
+      [{ a: { down: true } }, 'LINK_LOST', /\(clients: 1 down\)$/],
+      [
+        { a: { down: true }, b: { down: true }, c: { draining: true, dial: failing('DRAINING') } },
+        'DRAINING',
+        /^draining$/
+      ],
+      [{ a: { silent: true, dial: failing('LINK_LOST') } }, 'LINK_LOST', /^link lost$/]
+    ]
+    for (const [clients, code, message] of table) {
+      const clock = new FakeClock()
+      const registry = new Registry({ clock })
+      for (const [name, traits] of Object.entries(clients)) registry.add(client(name, traits).client)
+      const own = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
+      own.catch(() => {})
+      const late = new AbortController()
+      const front = registry.dial('demo')(target, { signal: late.signal, timeoutMs: 9_000 })
+      front.catch(() => {})
+      await new Promise(resolve => setImmediate(resolve))
+
+      clock.tick(4_000)
+      late.abort(new TunnelError('DIAL_TIMEOUT', 'the front has waited long enough'))
+
+      await t.rejects(own, { code, message })
+      await t.rejects(front, { code, message }, "when the front's time is over first")
+      t.equal(clock.pending, 0)
+    }
+  }
+)
+
+t.test('a client that was asked and does not answer in time is a timeout', async t => {
+  const codes: string[] = []
+  const registry = new Registry({
+    observer: { dialed: ({ code }) => codes.push(code), failedOver: () => {} }
+  })
+  const never: Dial = (_target, { signal }) =>
+    new Promise((_, reject) => {
+      signal.addEventListener('abort', () => reject(new TunnelError('DIAL_CANCELLED')))
+    })
+  registry.add(client('slow', { dial: never }).client)
+  const late = new AbortController()
+  const dialled = registry.dial('demo')(target, { signal: late.signal })
+  late.abort(new TunnelError('DIAL_TIMEOUT', 'in time'))
+
+  await t.rejects(dialled, { code: 'DIAL_TIMEOUT', detail: 'in time' })
+  t.same(codes, ['DIAL_TIMEOUT'])
 })

@@ -1,0 +1,166 @@
+/**
+ * A Dial over one link, for those who may ask elsewhere. It waits neither for a link that is down nor for a process that
+ * hangs: a dial that is not answered yet has nothing to lose by being made again over another link. Streams that are
+ * open do wait; they are not its concern.
+ *
+ *     OPEN ──no answer for waitMs──► probe ──no byte for waitMs──► unresponsive: every dial under way is taken back
+ *                 ▲                     │ a byte came                       │ a byte came
+ *                 └─────────────────────┘ (only the target is slow)         └──► responsive again
+ */
+import type { Clock, Timer } from '../clock.js'
+import { DIAL_TIMEOUT_MS, type Dial } from '../dial.js'
+import { TunnelError } from '../errors.js'
+import type { Link } from './link.js'
+
+/** Least time an answer may take before the link is probed, and again the answer to the probe, in milliseconds. */
+export const ANSWER_WAIT_MS = 400
+/** The same in round trips of the link: the longer of the two counts. */
+export const ANSWER_ROUND_TRIPS = 3
+/** Neither wait takes more of a dial's bound than this part: half of the bound and more is left for others. */
+const WAIT_PART = 0.25
+/** How often a link with dials under way is looked at, in milliseconds. One timer for all of them. */
+const LOOK_MS = 25
+
+/** A ping and its answer fit into half an interval on any path. */
+const SILENT_INTERVALS = 1.5
+
+type DialledLink = Pick<
+  Link,
+  'state' | 'on' | 'probe' | 'bytesReceived' | 'roundTripMs' | 'silentMs' | 'limits'
+>
+
+export type LinkDialerOptions = {
+  clock: Clock
+  /** The other side stopped answering probes (false), or was heard again after that (true). */
+  onResponsive?: (responsive: boolean) => void
+}
+
+/** A dial that has no answer yet. */
+type PendingDial = { probeAtMs: number; waitMs: number; fail: (reason: TunnelError) => void }
+
+export class LinkDialer {
+  readonly #link: DialledLink
+  readonly #clock: Clock
+  readonly #dial: Dial
+  readonly #onResponsive: ((responsive: boolean) => void) | undefined
+  /** In the order in which they are to be probed for. */
+  readonly #pending = new Set<PendingDial>()
+  #timer: Timer | undefined
+  #nextLookMs = 0
+  /** Sent and not answered: no byte has come since. */
+  #probe: { bytesReceived: number; sentAtMs: number; waitMs: number } | undefined
+  /** What had been received when a probe was given up; undefined while the other side is responsive. */
+  #unresponsiveAtBytes: number | undefined
+
+  /** `dial` goes over `link`. */
+  constructor(link: DialledLink, dial: Dial, { clock, onResponsive }: LinkDialerOptions) {
+    this.#link = link
+    this.#clock = clock
+    this.#dial = dial
+    this.#onResponsive = onResponsive
+    // One listener for all dials: thousands may be under way.
+    link.on('down', reason => {
+      this.#probe = undefined
+      this.#unresponsiveAtBytes = undefined
+      this.#failAll(new TunnelError('LINK_LOST', reason.message, { cause: reason }))
+    })
+  }
+
+  /** Connected, but a ping or a probe should have been answered by now: a process that hangs, or a black hole. */
+  get silent(): boolean {
+    const { bytesReceived, silentMs, limits } = this.#link
+    if (this.#unresponsiveAtBytes === bytesReceived) return true
+    return silentMs > limits.pingIntervalMs * SILENT_INTERVALS
+  }
+
+  /**
+   * Rejects with LINK_LOST when the link is down, goes down, or its other side stops responding before the dial is
+   * answered. The dial is then taken back: should its OPEN still arrive, so will its RESET.
+   */
+  readonly dial: Dial = async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
+    if (this.#link.state !== 'up') throw new TunnelError('LINK_LOST', 'the link is down')
+    const attempt = new AbortController()
+    let failure: TunnelError | undefined
+    const waitMs = Math.min(
+      Math.max(ANSWER_WAIT_MS, ANSWER_ROUND_TRIPS * this.#link.roundTripMs),
+      WAIT_PART * timeoutMs
+    )
+    const known = this.#unresponsiveAtBytes !== undefined
+    const pending: PendingDial = {
+      // One that did not respond a moment ago is probed at once.
+      probeAtMs: this.#clock.now() + (known ? 0 : waitMs),
+      waitMs,
+      fail: reason => {
+        failure = reason
+        attempt.abort(reason)
+      }
+    }
+    const onAbort = (): void => attempt.abort(signal.reason)
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
+    this.#pending.add(pending)
+    this.#schedule()
+    try {
+      return await this.#dial(target, { signal: attempt.signal, timeoutMs })
+    } catch (error) {
+      throw failure ?? error
+    } finally {
+      this.#pending.delete(pending)
+      signal.removeEventListener('abort', onAbort)
+    }
+  }
+
+  /** Looks again while there is something to look for. */
+  #schedule(): void {
+    if (this.#timer || (this.#pending.size === 0 && this.#unresponsiveAtBytes === undefined)) return
+    this.#nextLookMs = this.#clock.now() + LOOK_MS
+    this.#timer = this.#clock.after(LOOK_MS, () => this.#look())
+  }
+
+  #look(): void {
+    this.#timer = undefined
+    const nowMs = this.#clock.now()
+    const { bytesReceived } = this.#link
+    if (this.#unresponsiveAtBytes !== undefined && this.#unresponsiveAtBytes !== bytesReceived) {
+      this.#unresponsiveAtBytes = undefined
+      this.#onResponsive?.(true)
+    }
+    if (this.#probe) {
+      // While this process stood still itself it could hear no answer.
+      this.#probe.sentAtMs += nowMs - this.#nextLookMs
+      if (this.#probe.bytesReceived !== bytesReceived) this.#probe = undefined
+      else if (nowMs - this.#probe.sentAtMs >= this.#probe.waitMs) this.#giveUp(bytesReceived)
+    }
+    if (!this.#probe) this.#probeIfDue(nowMs)
+    this.#schedule()
+  }
+
+  #probeIfDue(nowMs: number): void {
+    for (const pending of this.#pending) {
+      if (pending.probeAtMs > nowMs) break
+      if (!this.#probe) {
+        this.#link.probe()
+        this.#probe = { bytesReceived: this.#link.bytesReceived, sentAtMs: nowMs, waitMs: pending.waitMs }
+      }
+      // Behind the others, for the next probe.
+      pending.probeAtMs = nowMs + pending.waitMs
+      this.#pending.delete(pending)
+      this.#pending.add(pending)
+    }
+  }
+
+  #giveUp(bytesReceived: number): void {
+    const { waitMs } = this.#probe as { waitMs: number }
+    const first = this.#unresponsiveAtBytes === undefined
+    this.#probe = undefined
+    this.#unresponsiveAtBytes = bytesReceived
+    if (first) this.#onResponsive?.(false)
+    this.#failAll(
+      new TunnelError('LINK_LOST', `it does not respond, no sign of life for ${Math.round(waitMs)} ms`)
+    )
+  }
+
+  #failAll(reason: TunnelError): void {
+    for (const { fail } of [...this.#pending]) fail(reason)
+  }
+}
