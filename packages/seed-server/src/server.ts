@@ -367,8 +367,8 @@ export class Server implements House {
     const dialer = new LinkDialer(link, session.dial, {
       clock: systemClock,
       onResponsive: responsive => {
-        if (responsive) log.info('client responds again')
-        else log.warn('client does not respond, others are asked')
+        if (responsive) log.info({}, 'client responds again')
+        else log.warn({}, 'client does not respond, others are asked')
         registration?.changed()
       }
     })
