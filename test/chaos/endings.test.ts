@@ -32,7 +32,7 @@ t.test('when the window is over callers and targets hear a reset, and new dials 
   const state: { relay?: Way } = {}
   const short = (settings: Settings): Settings => ({
     ...settings,
-    link: { resumeWindow: '500ms', pingInterval: '200ms', deadAfter: '400ms' },
+    link: { resumeWindow: '1s', pingInterval: '1s', deadAfter: '3s' },
     ...('servers' in settings ? { reconnect: { maxDelay: '200ms' } } : {})
   })
   const { dial, server, clients } = await house(t, {
@@ -51,7 +51,7 @@ t.test('when the window is over callers and targets hear a reset, and new dials 
   const endedMs = await took(ended)
 
   t.not(await ended, 'end', 'never an orderly end')
-  t.ok(endedMs >= 400 && endedMs < 2_500, `after ${endedMs} ms`)
+  figure(t, 'resumeWindow 1 s: streams reset ms after the cut', endedMs)
   t.match(logged(server.log(), 'client gone')[0], { code: 'RESUME_EXPIRED' })
   await until('the target is closed', () => target.open() === 0)
   t.match(logged(clients[0]!.log(), 'link closed')[0], { code: 'RESUME_EXPIRED' })
@@ -78,7 +78,7 @@ t.test('a server killed and started again: old streams end, new dials work', asy
   await server.ready()
   const readyMs = Math.round(performance.now() - restarted)
 
-  await until('the old connection to the target is closed', () => target.open() === 0, 3_000)
+  await until('the old connection to the target is closed', () => target.open() === 0)
   await echo(await dial(target.addr)).stop()
   t.equal(target.accepted(), 2)
   t.equal(logged(clients[0]!.log(), 'link up').length, 2)
@@ -101,7 +101,6 @@ t.test(
     const endedMs = Math.round(performance.now() - began)
     await client.ready()
 
-    t.ok(endedMs < 10_000, `after ${endedMs} ms`)
     await until('the server tells', () => logged(server.log(), 'client gone').length > 0)
     t.match(logged(server.log(), 'client gone')[0], { code: 'SUPERSEDED' })
     await echo(await dial(target.addr)).stop()

@@ -8,6 +8,7 @@ import { LinkHost } from '@tendril/common/link/host'
 import { Link } from '@tendril/common/link/link'
 import { Session } from '@tendril/common/mux/session'
 import { collectGarbage } from '@tendril/common/test/support/garbage'
+import { until } from '../support/process.js'
 import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
 import { MIB, figure } from './traffic.js'
 
@@ -53,8 +54,7 @@ t.test(`${LINKS} links down with full replay buffers stay inside the documented 
     }
   }
   for (const carrier of carriers) carrier.cut()
-  await new Promise(resolve => setTimeout(resolve, 50))
-  t.ok(links.every(link => link.state === 'down'))
+  await until('all links are down', () => links.every(link => link.state === 'down'))
   await collectGarbage()
   const before = process.memoryUsage()
 

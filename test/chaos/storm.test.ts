@@ -4,14 +4,17 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { house } from '../support/house.js'
-import { startForTest, until } from '../support/process.js'
+import { PATIENCE_MS, startForTest, until } from '../support/process.js'
 import { WHOLE, figure } from './traffic.js'
 
 const PROCESSES = WHOLE ? 4 : 1
 const PER_PROCESS = WHOLE ? 250 : 100
 const CLIENTS = PROCESSES * PER_PROCESS
-/** The whole crowd shares two cores with its server: what is measured then is mostly how long its own handshakes take. */
-const LIMIT_MS = WHOLE ? 240_000 : 60_000
+/**
+ * Against waiting for ever. The whole crowd shares its cores with its server: how long it takes is mostly the time of
+ * its own handshakes.
+ */
+const CROWD_PATIENCE_MS = 10 * PATIENCE_MS
 const CROWD = join(fileURLToPath(import.meta.url), '../crowd.js')
 const TICKS_PER_SECOND = 100
 
@@ -31,7 +34,7 @@ function usage(pid: number): { cpu: number; rssMib: number } {
 
 t.test(
   `${CLIENTS} clients are back after their server was killed and started again`,
-  { timeout: 600_000 },
+  { timeout: 3 * CROWD_PATIENCE_MS },
   async t => {
     const { server, clients } = await house(t, {
       processes: true,
@@ -54,7 +57,7 @@ t.test(
           .filter(line => line.startsWith('{"prefix"'))
           .map(line => JSON.parse(line) as Report)
       )
-    await until('all are up', () => reports().every(list => list.length >= 1), 120_000)
+    await until('all are up', () => reports().every(list => list.length >= 1), CROWD_PATIENCE_MS)
     const idle = usage(server.pid)
 
     await server.kill('SIGKILL')
@@ -74,7 +77,7 @@ t.test(
         peakMib = Math.max(peakMib, now.rssMib)
         return reports().every(list => list.length >= 2)
       },
-      LIMIT_MS + 60_000
+      CROWD_PATIENCE_MS
     )
 
     const last2 = reports().map(list => list[1] as Report)
@@ -87,7 +90,6 @@ t.test(
     const afterMs = (share: number): number =>
       (arrivals[Math.ceil(arrivals.length * share) - 1] ?? 0) - startedAt
     t.equal(arrivals.length, CLIENTS)
-    t.ok(afterMs(1) < LIMIT_MS, `all back after ${afterMs(1)} ms`)
     const attempts = last2.reduce((sum, report) => sum + report.attempts, 0)
     t.ok(attempts < CLIENTS * 20, `${attempts} attempts failed meanwhile`)
     figure(

@@ -3,9 +3,7 @@
  * Sockets, listeners, timers, watchers and child processes count; what was unref'd does not keep anybody.
  */
 import type { Test } from 'tap'
-
-/** How long what is closing may take to be closed. */
-const SETTLE_MS = 3_000
+import { PATIENCE_MS } from './process.js'
 
 /** Open things by kind, such as `{ TCPSocketWrap: 2 }`. Immediates and file requests are over before anyone could look. */
 export function openResources(): Map<string, number> {
@@ -19,12 +17,12 @@ export function openResources(): Map<string, number> {
 
 /**
  * Call first in a test: teardown runs in reverse order, so that this looks last. The test fails when something that
- * it opened is still open 3 s after everything was torn down.
+ * it opened stays open after everything was torn down.
  */
 export function nothingLeft(t: Test): void {
   const before = openResources()
   t.teardown(async () => {
-    const giveUpAt = performance.now() + SETTLE_MS
+    const giveUpAt = performance.now() + PATIENCE_MS
     for (;;) {
       const left = [...openResources()].filter(([kind, count]) => count > (before.get(kind) ?? 0))
       if (left.length === 0) return

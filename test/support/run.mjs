@@ -1,7 +1,9 @@
 // Runs every compiled tap test, prints one line per file and everything about what failed, and ends with
 // `N passed, N failed`. A test here is a top-level `t.test` (or assertion) of a file. The files run under plain
 // node rather than under the `tap` command: they print the same TAP and start in 0.15 s instead of 1 s.
-import { spawn } from 'node:child_process'
+//
+//   run.mjs [--busy] [PART…]    files whose path contains each PART; --busy: beside one busy loop for each core
+import { fork, spawn } from 'node:child_process'
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join, relative, resolve } from 'node:path'
@@ -9,10 +11,12 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../..')
-const filters = process.argv.slice(2)
+const words = process.argv.slice(2)
+const filters = words.filter(word => !word.startsWith('--'))
+const unknown = words.filter(word => word.startsWith('--') && word !== '--busy')
 
-/** One file may take this long, in milliseconds, before it is taken for hung. */
-const FILE_TIMEOUT_MS = Number(process.env.TEST_FILE_TIMEOUT_MS ?? 180_000)
+/** A file that takes this long is taken for hung, in milliseconds: many times what the slowest takes on a busy machine. */
+const FILE_TIMEOUT_MS = Number(process.env.TEST_FILE_TIMEOUT_MS ?? 1_200_000)
 /** Lines of a failing file that are shown, the last ones. */
 const SHOWN_LINES = 400
 
@@ -26,21 +30,29 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   })
 }
 
+if (unknown.length > 0) {
+  console.error(`unknown: ${unknown.join(' ')}; there is --busy`)
+  process.exit(1)
+}
 const files = findTests().filter(file => filters.every(filter => file.name.includes(filter)))
 if (files.length === 0) {
   console.error(`no test file matches ${filters.join(' ') || '(no filter)'}`)
   process.exit(1)
 }
+const cores = availableParallelism()
+const loops = words.includes('--busy') ? Array.from({ length: cores }, keepBusy) : []
 const startedAt = Date.now()
 // Unit tests share the cores; whole houses get the machine one after the other, because some of them measure.
 await runAll(
   files.filter(file => file.name.startsWith('packages/')),
-  availableParallelism()
+  cores
 )
 await runAll(
   files.filter(file => file.name.startsWith('test/')),
   1
 )
+
+for (const loop of loops) loop.disconnect()
 
 for (const { file, test, reason } of totals.skipped) {
   console.log(
@@ -52,6 +64,10 @@ const skippedText = totals.skipped.length > 0 ? `, ${totals.skipped.length} skip
 console.log(`${files.length} files in ${seconds(Date.now() - startedAt)}${skippedText}`)
 console.log(`${totals.passed} passed, ${totals.failed} failed`)
 process.exitCode = totals.failed > 0 ? 1 : 0
+
+function keepBusy() {
+  return fork(join(root, 'test/support/busy.mjs'))
+}
 
 /** Test files by the name of their source; compiled files whose source is gone are removed on the way. */
 function findTests() {

@@ -40,7 +40,6 @@ t.test(
     await client.start()
     await until('a link to each', async () => (await linksUp()) === SERVERS)
     const foundMs = Math.round(performance.now() - began)
-    t.ok(foundMs < 3_000, `found after ${foundMs} ms`)
 
     const last = replicas.at(-1)!
     await last.server.stop()
@@ -52,7 +51,6 @@ t.test(
     await until('a link to each again', async () => (await linksUp()) === SERVERS)
     const replacedMs = Math.round(performance.now() - announced)
 
-    t.ok(replacedMs < 2_000, `found ${replacedMs} ms after its announcement`)
     figure(
       t,
       `${SERVERS} servers behind haproxy: all found / a replaced one, ms`,

@@ -6,6 +6,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
+import { figure, took } from '../chaos/traffic.js'
 import { httpGet } from '../support/apiserver.js'
 import { house, type Settings, type TestHouse } from '../support/house.js'
 import { until } from '../support/process.js'
@@ -32,10 +33,8 @@ async function acquainted({ replicas }: TestHouse, count: number, at = replicas.
 }
 
 function peersAre({ server }: TestHouse['replicas'][number], count: number): Promise<void> {
-  return until(
-    `${server.name} has ${count} peers`,
-    async () => (await server.metrics()).includes(`tendril_server_peers ${count}\n`),
-    10_000
+  return until(`${server.name} has ${count} peers`, async () =>
+    (await server.metrics()).includes(`tendril_server_peers ${count}\n`)
   )
 }
 
@@ -78,11 +77,9 @@ t.test('passed on, a target is refused, waited for and echoed as at home', async
 t.test('without a client anywhere the answer is 503 at once, and the dial goes round nowhere', async t => {
   const home = await house(t, { servers: 3, startClients: false, seed: quick })
   await acquainted(home, 2)
-  const began = performance.now()
 
   await t.rejects(home.dial('127.0.0.1:1'), { message: /503 no client connected for cluster demo/ })
 
-  t.ok(performance.now() - began < 1_000, 'nobody is waited for')
   for (const [index, { server }] of home.replicas.entries()) {
     const asked = /forwarded_dials_total\{cluster="demo",code="NO_CLIENT"\} (\d+)/.exec(
       await server.metrics()
@@ -91,19 +88,19 @@ t.test('without a client anywhere the answer is 503 at once, and the dial goes r
   }
 })
 
-t.test('a server that is killed: what arrives at the others is served within a second', async t => {
+t.test('a server that is killed: what arrives at the others is served at once', async t => {
   const home = await house(t, { servers: 3, processes: true, seed: quick })
   const pod = await podTarget(t)
   await acquainted(home, 2)
   for (const at of [0, 1, 2]) t.equal(await get(home, pod.addr, at), 200)
 
   await home.replicas[2]!.server.kill('SIGKILL')
-  const killed = performance.now()
-
-  for (const at of [0, 1]) t.equal(await get(home, pod.addr, at), 200)
-  t.ok(performance.now() - killed < 1_000)
+  const firstMs = await took(async () => {
+    for (const at of [0, 1]) t.equal(await get(home, pod.addr, at), 200)
+  })
+  figure(t, 'a server of 3 killed: a request at each of the others, ms', firstMs)
   await acquainted(home, 1, [0, 1])
-  await until('the client heard of it', () => membersHeard(home) === 2, 5_000)
+  await until('the client heard of it', () => membersHeard(home) === 2)
 })
 
 t.test(
@@ -115,29 +112,23 @@ t.test(
       shoot: (settings, _cluster, index) => ({ ...settings, name: `client-${index}` })
     })
     const pod = await podTarget(t)
-    await until(
-      'both are here',
-      async () => (await home.server.metrics()).includes('server_clients{cluster="demo"} 2\n'),
-      5_000
+    await until('both are here', async () =>
+      (await home.server.metrics()).includes('server_clients{cluster="demo"} 2\n')
     )
     const statuses: Promise<number>[] = []
-    const began = performance.now()
     const calling = setInterval(() => statuses.push(get(home, pod.addr, 0).catch(() => 0)), 20)
     t.teardown(() => clearInterval(calling))
 
-    await until('some have called', () => statuses.length > 10, 5_000)
+    await until('some have called', () => statuses.length > 10)
     await home.clients[0]!.kill('SIGKILL')
     const before = statuses.length
-    await until('some more have called', () => statuses.length > before + 30, 10_000)
+    await until('some more have called', () => statuses.length > before + 30)
     clearInterval(calling)
 
     // A request whose stream the killed client had opened is lost with it; no dial is.
     const answers = await Promise.all(statuses)
     const lost = answers.filter(status => status !== 200).length
-    t.ok(
-      lost <= 2,
-      `${lost} of ${answers.length} requests were lost in ${Math.round(performance.now() - began)} ms`
-    )
+    t.ok(lost <= 2, `${lost} of ${answers.length} requests were lost`)
     const refused = /connects_total\{front="demo",cluster="demo",code="(?!OK)/
     t.notMatch(await home.server.metrics(), refused, 'every CONNECT was answered 200')
   }
@@ -160,25 +151,27 @@ t.test('one server is replaced: callers at the other notice nothing, nor those w
 })
 
 t.test('clients are told who the members are: when one drains, and when one comes', async t => {
-  const home = await house(t, { servers: 3, processes: true, seed: quick })
+  const home = await house(t, {
+    servers: 3,
+    processes: true,
+    seed: settings => ({ ...settings, drainTimeout: '1h' })
+  })
   await acquainted(home, 2)
-  await until('three members', () => membersHeard(home) === 3, 5_000)
+  await until('three members', () => membersHeard(home) === 3)
   const [, , last] = home.replicas
   const echo = await echoTarget(t)
   // An open stream keeps the drain from being over at once.
   const stream = await home.dial(echo.addr, { at: 2 })
 
   const stopping = last!.server.stop()
-  const told = performance.now()
-  await until('two members', () => membersHeard(home) === 2, 5_000)
-  t.ok(performance.now() - told < 1_000, 'long before the drain is over')
+  await until('two members', () => membersHeard(home) === 2)
   stream.write('still here')
-  t.equal(String((await once(stream, 'data'))[0]), 'still here')
+  t.equal(String((await once(stream, 'data'))[0]), 'still here', 'long before the drain is over')
   stream.destroy()
   await stopping
 
   await last!.server.start()
-  await until('three members again', () => membersHeard(home) === 3, 10_000)
+  await until('three members again', () => membersHeard(home) === 3)
   const pod = await podTarget(t)
   t.equal(await get(home, pod.addr, 2), 200)
 })

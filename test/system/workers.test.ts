@@ -141,7 +141,6 @@ t.test('a worker that is killed is replaced, and found by the client; callers ha
     statuses.filter(status => status !== 200),
     []
   )
-  t.ok(servedMs < 1_000, `served after ${servedMs} ms`)
   await until('another one serves', () => workersOf(home.server.log())[0]!.pid !== victim!.pid)
   const replacedMs = performance.now() - killed
   await covered(home)

@@ -14,6 +14,9 @@ import { type NaiveFrame, naiveDecode, naiveFrame, naiveHello } from './naive-co
 /** What a helper needs of a test: somewhere to leave the cleaning up. */
 export type Teardown = { teardown(clean: () => void): void }
 
+/** After so long what is waited for counts as never happening: against hanging, and no measure of anything. */
+const PATIENCE_MS = 60_000
+
 export const POD: Target = { proto: 'tcp', host: 'pod', port: 80 }
 
 export const never = (): AbortSignal => new AbortController().signal
@@ -123,7 +126,7 @@ export class RawPeer extends EventEmitter<{ frame: [NaiveFrame]; close: [TunnelE
   /** The next frame, or the close of the carrier. */
   async #heard(event: 'frame' | 'close'): Promise<void> {
     const late = new AbortController()
-    const timer = setTimeout(() => late.abort(new Error(`no ${event} in 10 s`)), 10_000)
+    const timer = setTimeout(() => late.abort(new Error(`no ${event} in ${PATIENCE_MS} ms`)), PATIENCE_MS)
     const closed = event === 'frame' ? [once(this, 'close', { signal: late.signal })] : []
     await Promise.race([once(this, event, { signal: late.signal }), ...closed]).finally(() => {
       clearTimeout(timer)
@@ -189,7 +192,7 @@ export async function turns(count = 10): Promise<void> {
 }
 
 /** Waits, by turns of the event loop, until `fact` holds. */
-export async function until(fact: () => boolean, timeoutMs = 20_000): Promise<void> {
+export async function until(fact: () => boolean, timeoutMs = PATIENCE_MS): Promise<void> {
   const limit = performance.now() + timeoutMs
   while (!fact()) {
     if (performance.now() > limit) throw new Error(`waited ${timeoutMs} ms in vain for ${fact.toString()}`)

