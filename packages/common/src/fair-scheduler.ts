@@ -10,6 +10,7 @@
  *             └────── spent ──► wait() ─► the scheduler calls `work` in a later turn
  * ```
  */
+import { type Clock, systemClock } from './clock.js'
 import { Queue } from './queue.js'
 
 /** What one receiver may do in one turn: this many messages or frames, or 4 KiB pieces of them. */
@@ -18,10 +19,18 @@ export const SHARE_UNITS = 64
 /** What all receivers that wait may do together in one turn, beside those that need not wait. */
 export const TURN_UNITS = 512
 
+/** How long they may take for it, in milliseconds: some units cost a write to a socket each. At least one share is served. */
+export const TURN_MS = 1
+
 export class FairScheduler {
   readonly #waiting = new Queue<Share>()
+  readonly #clock: Pick<Clock, 'now'>
   #turn = 0
   #armed = false
+
+  constructor(clock: Pick<Clock, 'now'> = systemClock) {
+    this.#clock = clock
+  }
 
   /** Counts turns of the event loop in which something was charged. */
   get turn(): number {
@@ -48,13 +57,15 @@ export class FairScheduler {
   readonly #run = (): void => {
     this.#armed = false
     this.#turn++
+    if (this.#waiting.length === 0) return
+    const endMs = this.#clock.now() + TURN_MS
     let units = TURN_UNITS
     try {
-      while (units > 0) {
+      do {
         const share = this.#waiting.shift()
         if (!share) break
         units -= Math.max(1, share.run())
-      }
+      } while (units > 0 && this.#clock.now() < endMs)
     } finally {
       if (this.#waiting.length > 0) this.arm()
     }

@@ -95,6 +95,9 @@ export type SessionState = 'greeting' | 'open' | 'draining' | 'closed'
 /** Bytes gathered in one message before the next is begun: two full frames, or many small ones. */
 const MESSAGE_BYTES = 128 << 10
 
+/** Longest time that a peer's OPEN may make a dial last, in milliseconds: the largest that our own configuration allows. */
+export const OPEN_TIMEOUT_LIMIT_MS = 600_000
+
 /** Ends of a session that its streams hear of by name; every other is LINK_LOST to them. */
 const NOT_RESUMED: ReadonlySet<ErrorCode> = new Set(['RESUME_EXPIRED', 'RESUME_REFUSED'])
 
@@ -484,7 +487,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#answering.set(id, { abort, creditBytes: open.creditBytes })
     this.#onOpen({
       target: open.target,
-      timeoutMs: open.timeoutMs,
+      timeoutMs: Math.min(open.timeoutMs, OPEN_TIMEOUT_LIMIT_MS),
       signal: abort.signal,
       accept: () => this.#accept(id),
       refuse: error => this.#refuse(id, error)

@@ -556,3 +556,21 @@ t.test('the largest stream id is a stream like any other, and the last', async t
 
   t.match(await peer.closed(), { code: 'PROTOCOL_ERROR' })
 })
+
+for (const [asked, taken] of [
+  [599_999, 599_999],
+  [600_000, 600_000],
+  [600_001, 600_000],
+  [0xffff_ffff, 600_000]
+] as const) {
+  t.test(`an OPEN that may take ${asked} ms may take ${taken}`, async t => {
+    const { peer, incoming } = sessionAndPeer(t, { answers: true })
+    const open = naiveOpen(1)
+    open.writeUInt32BE(asked, 12)
+
+    peer.say(open)
+    await until(() => incoming.length === 1)
+
+    t.equal(incoming[0]?.timeoutMs, taken)
+  })
+}
