@@ -91,6 +91,7 @@ export const table = [
       'common/transport/**',
       ...words,
       'common/tls',
+      'common/owned',
       'common/race',
       'common/remember',
       'common/resolve',
@@ -234,6 +235,7 @@ export const table = [
     may: [
       'shoot-client/transport/**',
       'common/*',
+      'common/config/fields',
       'common/identity/**',
       'common/transport/**',
       'common/wire/authority',

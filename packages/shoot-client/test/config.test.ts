@@ -127,3 +127,32 @@ t.test('a proxy is env, none or a URL, and its password is shown to nobody', asy
   )
   t.notMatch(showConfig(shootSchema, config), /secret/)
 })
+
+t.test(
+  'what cannot be sent to a proxy or gateway is refused here, and the secret is not repeated',
+  async t => {
+    const read = (extra: string) => load(t, BASE + SERVER + extra)
+    for (const url of [
+      'http://user:50%@proxy:3128',
+      'http://us%er:x@proxy',
+      'http://u:geheim%zz@proxy',
+      'http://u:a%0db@proxy'
+    ]) {
+      const failure = (await read(`proxy: '${url}'\n`).catch((error: unknown) => error)) as Error
+      t.match(
+        failure.message,
+        /proxy: a % in the user or password stands for itself only when it is written as %25/,
+        url
+      )
+      t.notMatch(failure.message, 'geheim')
+    }
+    for (const url of ['http://user:50%25@proxy:3128', 'http://u:%FF%3A%20@proxy'])
+      t.equal((await read(`proxy: '${url}'\n`)).proxy, url)
+    const gateway = (value: string) => `gateway: { url: 'http://gw', headers: { X: '${value}' } }\n`
+    for (const value of ['\u0100', 'a\u{1F600}'])
+      await t.rejects(read(gateway(value)), {
+        message: /gateway\.headers\.X: the value of a header has no .* above U\+00FF/
+      })
+    t.equal((await read(gateway('caf\u00e9 \u00ff'))).gateway?.headers['X'], 'caf\u00e9 \u00ff')
+  }
+)

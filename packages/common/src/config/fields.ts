@@ -220,10 +220,20 @@ function urlProblem(written: string, options: Parameters<typeof url>[0]): string
   }
   if (!options.credentials && (parsed.username || parsed.password))
     return 'a user or password has no place in this URL'
+  if (!isPercentEncoded(parsed.username) || !isPercentEncoded(parsed.password)) return PERCENT_RULE
   if (parsed.search || parsed.hash) return 'a query or fragment has no place in this URL'
   if (!options.path && parsed.pathname !== '/' && parsed.pathname !== '')
     return 'a path has no place in this URL'
   return undefined
+}
+
+/** What is wrong when `isPercentEncoded` says no. */
+export const PERCENT_RULE =
+  'a % in the user or password stands for itself only when it is written as %25, and encodes no control character'
+
+/** Whether each % of a user or password begins an encoded byte that is no control character (RFC 7617 section 2). */
+export function isPercentEncoded(userinfo: string): boolean {
+  return !/%(?![0-9a-f]{2})|%([01][0-9a-f]|7f)/i.test(userinfo)
 }
 
 function maskUrl(value: unknown): unknown {
@@ -235,10 +245,9 @@ function maskUrl(value: unknown): unknown {
 }
 
 const SECRET_NAME = /auth|token|secret|key|cookie|password|credential/i
-// RFC 9110 section 5.1 and 5.5: a field name is a token, a value has no control characters.
+// RFC 9110 section 5.1 and 5.5: a field name is a token, a value has no control characters and is made of bytes.
 const HEADER_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
-// eslint-disable-next-line no-control-regex
-const HEADER_VALUE = /^[^\u0000-\u0008\u000a-\u001f\u007f]*$/
+const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
 
 const headerValue = field(z.string(), { type: 'text', expected: 'text', plainText: true, secret: true })
 
@@ -249,7 +258,7 @@ export function headers(options: { about?: string } = {}) {
       const problem = !HEADER_NAME.test(name)
         ? 'is not the name of a header'
         : !HEADER_VALUE.test(value)
-          ? 'the value of a header has no line breaks or control characters'
+          ? 'the value of a header has no line breaks, control characters or characters above U+00FF'
           : undefined
       if (problem) context.addIssue({ code: 'custom', path: [name], message: problem })
     }

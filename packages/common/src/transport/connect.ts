@@ -1,7 +1,7 @@
 /**
  * Connects to a server: a socket that leads there, then TLS, then the WebSocket upgrade. One attempt under one bound;
- * the keeper repeats it. Every step hands a socket to the next and destroys it when it fails, so that no way out of
- * here leaves one open. Here is only the direct way; what proxies and gateways ask for is the client's matter.
+ * the keeper repeats it. Between two steps `owned` has the socket and destroys it when the next one fails, so that no way
+ * out of here leaves one open. Here is only the direct way; what proxies and gateways ask for is the client's matter.
  *
  *   way: resolve, connect  →  TLS to the server  →  WebSocket
  */
@@ -12,6 +12,7 @@ import type { ClientOptions } from 'ws'
 import { type Clock, systemClock } from '../clock.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
 import { checkServerIdentity } from '../identity/peer.js'
+import { owned } from '../owned.js'
 import { race } from '../race.js'
 import { remembering } from '../remember.js'
 import { type Resolve, createResolve } from '../resolve.js'
@@ -95,6 +96,9 @@ export async function connect(server: ServerAddress, options: ConnectOptions): P
   else outer.addEventListener('abort', onAbort, { once: true })
   try {
     return await steps(server, options, { clock, resolve, progress, signal: controller.signal })
+  } catch (error) {
+    // What is thrown at what somebody has written is a failure of the step it was written for, not of this program.
+    throw TunnelError.from(error, progress.code)
   } finally {
     timer.cancel()
     outer.removeEventListener('abort', onAbort)
@@ -114,9 +118,13 @@ async function steps(server: ServerAddress, options: ConnectOptions, attempt: At
   const raw = await way({ destination, host, secured }, attempt)
   progress.code = 'SERVER_UNREACHABLE'
   progress.waitingFor = `${formatAuthority(destination)} (TLS handshake as ${serverName})`
-  const socket = secured ? await secure(raw, { ...tls, serverName, checkServerIdentity, signal }) : raw
+  const socket = secured
+    ? await owned(raw, raw => secure(raw, { ...tls, serverName, checkServerIdentity, signal }))
+    : raw
   progress.waitingFor = `${formatAuthority(destination)} (WebSocket upgrade)`
-  return upgrade(socket, { url, websocketOptions, signal, ...(headers && { headers }) })
+  return owned(socket, socket =>
+    upgrade(socket, { url, websocketOptions, signal, ...(headers && { headers }) })
+  )
 }
 
 const directly: Way = ({ destination }, attempt) =>

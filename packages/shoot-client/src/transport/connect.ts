@@ -7,6 +7,7 @@
 import type { Socket } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
 import { TunnelError } from '@tendril/common'
+import { owned } from '@tendril/common/owned'
 import {
   type Attempt,
   type ConnectOptions as CommonOptions,
@@ -20,8 +21,8 @@ import {
 import { secure } from '@tendril/common/transport/secure'
 import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { formatAuthority } from '@tendril/common/wire/authority'
-import { basicAuthorization, requestHop } from './hop.js'
-import { proxyFor } from './proxy.js'
+import { requestHop } from './hop.js'
+import { basicAuthorization, proxyFor } from './proxy.js'
 import type { Environment, ProxySetting } from './proxy.js'
 
 export type { ServerAddress } from '@tendril/common/transport/connect'
@@ -70,11 +71,12 @@ async function way(
   let socket: Socket
   if (proxy) {
     const name = `proxy ${proxy.protocol}//${proxy.host}`
-    socket = await openSocket(destinationOf(proxy, defaultPortOf(proxy)), name, 'PROXY_REFUSED', attempt)
-    if (proxy.protocol === 'https:') socket = await secureHop(socket, proxy, name, options, signal)
     const authorization = proxyAuthorization ?? basicAuthorization(proxy)
-    const headers = authorization === undefined ? {} : { 'Proxy-Authorization': authorization }
-    socket = await requestHop(socket, { name, destination: next, headers, signal })
+    const headers: Record<string, string> =
+      authorization === undefined ? {} : { 'Proxy-Authorization': authorization }
+    socket = await openSocket(destinationOf(proxy, defaultPortOf(proxy)), name, 'PROXY_REFUSED', attempt)
+    socket = await owned(socket, raw => secureHop(raw, proxy, name, options, signal))
+    socket = await owned(socket, secured => requestHop(secured, { name, destination: next, headers, signal }))
   } else {
     const name = gatewayUrl ? `gateway ${gatewayUrl.origin}` : formatAuthority(destination)
     socket = await openSocket(next, name, gateway ? 'PROXY_REFUSED' : 'SERVER_UNREACHABLE', attempt)
@@ -84,16 +86,18 @@ async function way(
   const name = `gateway ${gatewayUrl.origin}`
   progress.code = 'PROXY_REFUSED'
   progress.waitingFor = name
-  if (gatewayUrl.protocol === 'https:') socket = await secureHop(socket, gatewayUrl, name, options, signal)
-  return requestHop(socket, {
-    name,
-    destination,
-    signal,
-    ...(gatewayOptions?.headers && { headers: gatewayOptions.headers })
-  })
+  socket = await owned(socket, raw => secureHop(raw, gatewayUrl, name, options, signal))
+  return owned(socket, secured =>
+    requestHop(secured, {
+      name,
+      destination,
+      signal,
+      ...(gatewayOptions?.headers && { headers: gatewayOptions.headers })
+    })
+  )
 }
 
-/** TLS to a proxy or gateway. Its failures are the hop's, not the server's. */
+/** TLS to a proxy or gateway, if it is asked for by https. Its failures are the hop's, not the server's. */
 async function secureHop(
   socket: Socket,
   url: URL,
@@ -101,6 +105,7 @@ async function secureHop(
   { hopCa }: WayOptions,
   signal: AbortSignal
 ): Promise<Socket> {
+  if (url.protocol !== 'https:') return socket
   try {
     return await secure(socket, {
       serverName: hostOf(url),

@@ -5,6 +5,7 @@
  */
 import { BlockList, isIP, isIPv6 } from 'node:net'
 import { TunnelError } from '@tendril/common'
+import { PERCENT_RULE, isPercentEncoded } from '@tendril/common/config/fields'
 import type { Destination } from '@tendril/common/transport/connect'
 
 export type Environment = Record<string, string | undefined>
@@ -50,7 +51,33 @@ function readProxy(text: string, source: string): URL {
       `${source} is a ${url.protocol}// proxy, only http:// and https:// are supported`
     )
   }
+  if (!isPercentEncoded(url.username) || !isPercentEncoded(url.password))
+    throw new TunnelError('BAD_CONFIG', `${source}: ${PERCENT_RULE}`)
   return url
+}
+
+/**
+ * `Proxy-Authorization: Basic` from the user and password of a proxy's URL (RFC 7617). They are bytes, percent-encoded:
+ * whatever the proxy takes for a password can be written.
+ * @throws TunnelError `BAD_CONFIG` for a % that encodes nothing. Neither is shown.
+ */
+export function basicAuthorization(url: URL): string | undefined {
+  if (url.username === '' && url.password === '') return undefined
+  const credentials = Buffer.concat([
+    decodePercent(url.username),
+    Buffer.from(':'),
+    decodePercent(url.password)
+  ])
+  return `Basic ${credentials.toString('base64')}`
+}
+
+function decodePercent(text: string): Buffer {
+  if (!isPercentEncoded(text)) throw new TunnelError('BAD_CONFIG', `the proxy's URL: ${PERCENT_RULE}`)
+  // A URL is ASCII once it is parsed.
+  const bytes = text.replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) =>
+    String.fromCharCode(Number.parseInt(hex, 16))
+  )
+  return Buffer.from(bytes, 'latin1')
 }
 
 const loopback = new BlockList()

@@ -101,11 +101,14 @@ export async function proxyServer(
   {
     tls,
     to,
-    refuse = () => undefined
+    refuse = () => undefined,
+    accept = 'HTTP/1.1 200 Connection established\r\n\r\n'
   }: {
     tls?: TlsOptions
     to?: { host: string; port: number }
     refuse?: (head: string) => string | undefined
+    /** What is answered to whom it lets through. */
+    accept?: string
   } = {}
 ): Promise<ProxyServer> {
   const heads: string[] = []
@@ -124,7 +127,7 @@ export async function proxyServer(
         const far = connect(to ?? { host: host || '127.0.0.1', port: Number(port) })
         far.on('error', () => socket.destroy())
         far.once('connect', () => {
-          socket.write('HTTP/1.1 200 Connection established\r\n\r\n')
+          socket.write(accept)
           socket.pipe(far).pipe(socket)
         })
         far.once('close', () => socket.destroy())

@@ -1,5 +1,6 @@
 import { TunnelError } from '@tendril/common'
 import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
 import t from 'tap'
 import type { WebSocket } from 'ws'
 import { connectServer } from '../../src/transport/connect.js'
@@ -445,4 +446,94 @@ t.test('a server address that cannot be read is a configuration error', async t 
     { signal: new AbortController().signal }
   )
   t.match(await refused(wrong), { code: 'BAD_CONFIG', detail: /the server's address "nonsense"/ })
+})
+
+t.test('an attempt that fails between two steps leaves no socket open, whatever throws', async t => {
+  const server = await tunnelServer(t, serverTls)
+  const proxy = await proxyServer(t, { to: server })
+  const tlsProxy = await proxyServer(t, { tls: leaf(['127.0.0.1']), to: server })
+  const at = ({ port }: Listener) => `127.0.0.1:${port}`
+  const beyond = 'X \u{1F600}'
+  const noPem = '-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----'
+  const table: [string, Listener, Partial<ConnectOptions>, string][] = [
+    ['a raw % in a password', proxy, { proxy: `http://user:50%@${at(proxy)}` }, 'BAD_CONFIG'],
+    [
+      'a raw % in the environment',
+      proxy,
+      { proxy: 'env', env: { ALL_PROXY: `u:%zz@${at(proxy)}` } },
+      'BAD_CONFIG'
+    ],
+    [
+      'a credential that is no header',
+      proxy,
+      { proxy: `http://${at(proxy)}`, proxyAuthorization: beyond },
+      'BAD_CONFIG'
+    ],
+    [
+      'a line break in one',
+      proxy,
+      { proxy: `http://${at(proxy)}`, proxyAuthorization: 'a\r\nb' },
+      'BAD_CONFIG'
+    ],
+    [
+      'a header of the gateway',
+      proxy,
+      { gateway: { url: `http://${at(proxy)}`, headers: { X: beyond } } },
+      'BAD_CONFIG'
+    ],
+    [
+      'an authority of the proxy',
+      tlsProxy,
+      { proxy: `https://${at(tlsProxy)}`, hopCa: noPem },
+      'PROXY_REFUSED'
+    ],
+    ['a certificate of ours', server, { tls: { cert: noPem, key: noPem } }, 'SERVER_UNREACHABLE'],
+    [
+      'the same behind a proxy',
+      proxy,
+      { proxy: `http://${at(proxy)}`, tls: { cert: noPem, key: noPem } },
+      'SERVER_UNREACHABLE'
+    ],
+    ['a header of the upgrade', server, { headers: { X: beyond } }, 'SERVER_UNREACHABLE'],
+    [
+      'the same behind a proxy',
+      proxy,
+      { proxy: `http://${at(proxy)}`, headers: { X: beyond } },
+      'SERVER_UNREACHABLE'
+    ]
+  ]
+  const descriptors = async (): Promise<number> => {
+    for (const listener of [server, proxy, tlsProxy]) await listener.deserted()
+    await new Promise(setImmediate)
+    return readdirSync('/proc/self/fd').length
+  }
+  for (const [what, first, options, code] of table) {
+    const before = await descriptors()
+    for (let attempt = 0; attempt < 5; attempt++) {
+      // One that leads on to the server must not go there directly.
+      const to = options.proxy === undefined && !options.gateway ? first : { host: '192.0.2.1', port: 443 }
+      const error = await refused(dial(to, options))
+      t.equal(error.code, code, `${what}: ${error.message}`)
+    }
+    t.equal(await descriptors(), before, `${what}: nothing is left open`)
+  }
+})
+
+t.test('fields of a proxy’s answer that mean nothing in a CONNECT do not decide', async t => {
+  const server = await tunnelServer(t, serverTls)
+  const heads = [
+    'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n',
+    '\r\nHTTP/1.0 200 OK\nX: y\n folded\n\n'
+  ]
+  for (const head of heads) {
+    const proxy = await proxyServer(t, { to: server, accept: head })
+    const { websocket } = await dial(
+      { host: '192.0.2.1', port: 443 },
+      { proxy: `http://127.0.0.1:${proxy.port}` }
+    )
+    t.equal(await speak(websocket), 'hello ping', JSON.stringify(head))
+    await closed(websocket)
+    await proxy.deserted()
+  }
 })
