@@ -123,3 +123,20 @@ t.test('a client that hangs for a moment and has no other beside it: its dials w
 
   t.equal((await httpGet(await dialled.stream)).status, 200)
 })
+
+t.test('a dial for which no client can be asked hears what is known of them, and 503', async t => {
+  const home = await house(t, {
+    processes: true,
+    seed: settings => ({
+      ...settings,
+      fronts: (settings['fronts'] as Settings[]).map(front => ({ ...front, dialTimeout: '300ms' }))
+    })
+  })
+  const pod = await podTarget(t)
+  await home.clients[0]!.kill('SIGKILL')
+  await until('the link is down', () => home.server.log().includes('link down, waiting'))
+
+  await t.rejects(home.dial(pod.addr), {
+    message: /503 link lost: cluster demo is expected back, but was not in time \(clients: 1 down\)/
+  })
+})

@@ -17,7 +17,7 @@
  *   readiness of both sides                            here
  *   only client drains                                 here: open streams go on; a new one, which Konnectivity serves, waits
  *   ALPN of the tunnel, broken CA                      here, packages/common/test/identity/bundle.test.ts
- *   dial that cannot be sent: 504, client retired      here
+ *   dial that cannot be sent: 503, client retired      here
  *   full channel, stalled readers, half-close, …       behaviours.test.ts
  *   one of two links ends, the other's streams live    here
  *   certificates renewed under load                    here
@@ -328,7 +328,7 @@ t.test('a client that is stopped in its tracks costs a dial its time, and is the
 
   await clients[0]!.kill('SIGSTOP')
 
-  await t.rejects(dial(target.addr), { message: /code 504: 504 dial timed out/ })
+  await t.rejects(dial(target.addr), { message: /code 503: 503 link lost: it does not respond/ })
   await clientsAre(server, 0)
   await t.rejects(dial(target.addr), { message: /code 503: 503 no client connected for cluster demo/ })
   await clients[0]!.kill('SIGCONT')

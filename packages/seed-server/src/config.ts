@@ -166,7 +166,7 @@ const front = section('', {
   ).optional(),
   dialTimeout: duration({
     about:
-      'From CONNECT to its answer; then it is 504. Keep it below 5s, after which the aggregator of kube-apiserver gives up without hearing the reason.',
+      'From CONNECT to its answer; then it is 504, or 503 with the reason when there was no client that could be asked. Keep it below 5s, after which the aggregator of kube-apiserver gives up without hearing the reason.',
     min: '100ms',
     max: '10m'
   }).prefault('4s'),

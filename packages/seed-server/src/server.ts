@@ -442,7 +442,10 @@ export class Server implements House {
       registration?.release()
       arrived()
       this.#tenants.delete(tenant)
-      log.info({ code: error.code, reason: error.message }, 'client gone')
+      const gone = { code: error.code, reason: error.message }
+      if (error.code === 'VERSION_MISMATCH')
+        warnings.warn(gone, 'client speaks another version of the protocol')
+      else log.info(gone, 'client gone')
     })
     this.#tenants.add(tenant)
     if (this.#peers) link.tell(membersNote(this.#peers))

@@ -81,6 +81,8 @@ type DoorState = {
   told: string | undefined
   /** A line through this door was lost after living this long; the next attempt has not been made yet. */
   lostAfterMs: number | undefined
+  /** What ended a line through this door, if only a change elsewhere can mend it: the versions of the two sides differ. */
+  endedBy: TunnelError | undefined
   /** When a loss last made the door wait. */
   chargedAtMs: number
   /** Ends a sleep: something changed. */
@@ -127,6 +129,7 @@ export class Keeper {
       lastError: undefined,
       told: undefined,
       lostAfterMs: undefined,
+      endedBy: undefined,
       chargedAtMs: -Infinity,
       wake: undefined,
       skip: undefined,
@@ -311,7 +314,6 @@ export class Keeper {
     }
     state.duplicates = 0
     state.lastError = undefined
-    state.told = undefined
     return 0
   }
 
@@ -374,6 +376,10 @@ export class Keeper {
     const cameUpMs = this.#options.clock.now() - line.livedMs
     // One cut takes many lines, and is charged once: to the first of those that were up at the same time.
     if (cameUpMs > state.chargedAtMs) state.lostAfterMs ??= line.livedMs
+    if (line.endedBy && !mendsItself(line.endedBy)) {
+      state.lostAfterMs ??= line.livedMs
+      state.endedBy = line.endedBy
+    }
     // A pause that began for another reason, when nothing was at stake, may be far too long.
     if (line.over) return
     if (state.backoff.isProven(line.livedMs)) state.skip?.()
@@ -391,8 +397,12 @@ export class Keeper {
   /** At once after a line that had proved itself; a line that comes and goes is given time. */
   #delayAfterLoss(state: DoorState): number {
     const livedMs = state.lostAfterMs ?? 0
+    const { endedBy } = state
     state.lostAfterMs = undefined
+    state.endedBy = undefined
     state.chargedAtMs = this.#options.clock.now()
+    if (endedBy) return this.#failed(state, endedBy)
+    state.told = undefined
     return state.backoff.delayAfter(livedMs)
   }
 

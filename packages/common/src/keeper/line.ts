@@ -31,6 +31,8 @@ export class Line {
   readonly #options: LineOptions
   /** The server takes no new streams here: it drains. */
   leaving = false
+  /** Why it is over. */
+  endedBy: TunnelError | undefined
   /** The carrier over which a handshake is under way: one at a time (docs/protocol.md §6). */
   #asking: Carrier | undefined
   /** The connection is old: it is to be replaced while it still works. */
@@ -56,7 +58,10 @@ export class Line {
     this.#resumeWindowMs = options.link.limits.resumeWindowMs
     this.link.on('up', () => this.#linkOnUp())
     this.link.on('down', () => this.#linkOnEnd())
-    this.link.on('close', () => this.#linkOnEnd())
+    this.link.on('close', error => {
+      this.endedBy = error
+      this.#linkOnEnd()
+    })
     this.session.on('goaway', () => {
       this.leaving = true
       this.#changed()

@@ -272,6 +272,27 @@ t.test('what only a change elsewhere can mend is asked slowly and told once', as
   await city.end()
 })
 
+t.test('a server of another version, met when the line is up, is told once and asked slowly', async t => {
+  const city = createCity()
+  const end = async (): Promise<void> => {
+    await city.pass(600_000, () => city.reached().length === 1)
+    city.keeper.lines[0]?.session.close('VERSION_MISMATCH', 'this side speaks 1, the peer 2')
+    await city.pass(100)
+  }
+  await end()
+  t.match(city.keeper.doors, [{ up: false, lastError: { code: 'VERSION_MISMATCH' } }])
+  const attempts = city.attempts.length
+  await city.pass(1_000)
+  t.equal(city.attempts.length, attempts, 'no storm')
+  await end()
+  await end()
+
+  const errors = city.logged.filter(([level]) => level === 'error')
+  t.equal(errors.length, 1)
+  t.match(errors[0]?.[2], { code: 'VERSION_MISMATCH' })
+  await city.end()
+})
+
 t.test('a nudge ends a wait now, and does nothing to a line that is up', async t => {
   const city = createCity({ random: () => 0.999, newBackoff: slowest })
   const server = city.replicas[0]

@@ -167,8 +167,13 @@ export class Caller {
     this.#socket.pause()
   }
 
-  /** kube-apiserver never half-closes before its 200: an end here is a caller that gave up. */
-  readonly #socketOnEnd = (): void => this.#leave('the caller closed its side before the answer')
+  /**
+   * An end behind bytes for the target is a half-close: the request is whole, and its answer is waited for. Behind a bare
+   * head it is a caller that gave up: there is nothing that a target could answer.
+   */
+  readonly #socketOnEnd = (): void => {
+    if (this.#earlyBytes === 0) this.#leave('the caller closed its side before the answer')
+  }
 
   #leave(why: string): void {
     // Nobody asks any more: every tunnel ends by this way.
@@ -184,14 +189,18 @@ export class Caller {
     const fields = { cluster, remote: socket.remoteAddress, target: formatAuthority(target) }
     this.#joined = true
     this.#stopReading()
-    for (const chunk of this.#early.splice(0).reverse()) socket.unshift(chunk)
+    const early = this.#early.splice(0)
+    // Nothing can be put back into a stream that has ended: its last bytes go to the target from here.
+    const unsentBytes = socket.readableEnded ? this.#earlyBytes : 0
+    if (!socket.readableEnded) for (const chunk of early.reverse()) socket.unshift(chunk)
     // An error before `splice` listens must not end the process; the stream is destroyed then, which splice sees.
     stream.on('error', () => {})
 
-    const upBefore = socket.bytesRead - socket.readableLength
+    const upBefore = socket.bytesRead - socket.readableLength - unsentBytes
     const downBefore = socket.bytesWritten + ESTABLISHED.length
     observer?.open({ front, cluster, change: 1 })
     log.debug(fields, 'tunnel opened')
+    if (unsentBytes > 0) for (const chunk of early) stream.write(chunk)
     await this.#writeAlone(ESTABLISHED)
     const stopWaiting = await this.#firstByte()
     const end = splice(socket, stream, { clock })

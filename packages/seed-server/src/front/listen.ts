@@ -54,7 +54,7 @@ export type FrontOptions = {
   headerLimitBytes?: number
   /** From accept to the end of the head, TLS handshake included, in milliseconds. Then 408. Default 10 000. */
   headerTimeoutMs?: number
-  /** Bound on every dial, in milliseconds. Then 504. Default 4000, below the aggregator's probe of 5 s. */
+  /** Bound on every dial, in milliseconds. Then 504, or the reason of the dial. Default 4000, below the aggregator's probe of 5 s. */
   dialTimeoutMs?: number
   /** How long bytes of a target that speaks first are held back behind the 200, in milliseconds. Default 50. */
   firstByteDelayMs?: number

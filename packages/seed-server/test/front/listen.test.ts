@@ -157,6 +157,30 @@ t.test('a caller may half-close together with its first byte, or without any', a
   }
 })
 
+t.test('a caller may say all it has to say and half-close before its answer', async t => {
+  const port = await listenTcp(t, socket => {
+    let text = ''
+    socket.on('data', chunk => (text += chunk.toString()))
+    socket.on('end', () => socket.end(`<${text}>`))
+  })
+  const carried: number[] = []
+  const observer: FrontObserver = {
+    answered: () => {},
+    open: () => {},
+    carried: ({ upBytes }) => carried.push(upBytes)
+  }
+  const { tls } = await openTls(t, { observer })
+  const ways = [() => rawTls(t, tls), async () => rawPlain(t, (await open(t, { observer })).at)]
+
+  for (const way of ways) {
+    const raw = await way()
+    raw.socket.end(`${connectTo(port)}whole request`)
+    await raw.untilClosed()
+    t.equal(raw.text, `${ESTABLISHED}<whole request>`)
+  }
+  t.same(carried, ['whole request'.length, 'whole request'.length])
+})
+
 t.test('a target that breaks off resets the caller, and the other way round', async t => {
   const atTarget: Socket[] = []
   const port = await listenTcp(t, socket => void atTarget.push(socket))
