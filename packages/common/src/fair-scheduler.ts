@@ -14,13 +14,13 @@ import { type Clock, systemClock } from './clock.js'
 import { Queue } from './queue.js'
 
 /** What one receiver may do in one turn: this many messages or frames, or 4 KiB pieces of them. */
-export const SHARE_UNITS = 64
+export const SHARE_UNITS = 32
 
 /** What all receivers that wait may do together in one turn, beside those that need not wait. */
-export const TURN_UNITS = 512
+export const TURN_UNITS = 256
 
 /** How long they may take for it, in milliseconds: some units cost a write to a socket each. At least one share is served. */
-export const TURN_MS = 1
+export const TURN_MS = 0.5
 
 export class FairScheduler {
   readonly #waiting = new Queue<Share>()
