@@ -163,6 +163,36 @@ t.test('a worker that is killed is replaced, and found by the client; callers ha
   )
 })
 
+t.test('a worker that hangs is replaced, and its callers are let go', async t => {
+  const home = await house(t, {
+    processes: true,
+    front: 'unix',
+    seed: settings => severally({ ...settings, link: { pingInterval: '1s', deadAfter: '5s' } })
+  })
+  const pod = await podTarget(t)
+  await covered(home)
+  const [victim, other] = workersOf(home.server.log())
+
+  process.kill(victim!.pid, 'SIGSTOP')
+  const hung = performance.now()
+  // One of them is handed to the worker that hangs, and let go when that ends.
+  const get = async () => (await httpGet(await home.dial(pod.addr))).status
+  const answers = await Promise.all(Array.from({ length: 4 }, () => get().catch(() => 'cut off')))
+  await until('another one serves', () => workersOf(home.server.log())[0]!.pid !== victim!.pid)
+  figure(
+    t,
+    'a worker of 2 hangs, deadAfter 5 s: another serves after, ms',
+    Math.round(performance.now() - hung)
+  )
+
+  t.same(answers.sort(), [200, 200, 200, 'cut off'])
+  t.match(home.server.log(), /worker does not answer, it is killed/)
+  t.notOk(isAlive(victim!.pid))
+  t.equal(workersOf(home.server.log())[1]!.pid, other!.pid, 'the other one lives')
+  await covered(home)
+  t.equal(await get(), 200)
+})
+
 t.test('callers whom a worker never came to see are not left waiting when it dies', async t => {
   const { home, pids } = await alone(t)
   const pod = await podTarget(t)

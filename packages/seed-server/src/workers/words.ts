@@ -14,7 +14,7 @@ export type Begin = {
 }
 
 /** What can be asked of a worker, and its answers. */
-export type Answers = { ready: Readiness; metrics: MetricValues[] }
+export type Answers = { ready: Readiness; metrics: MetricValues[]; alive: true }
 export type Question = keyof Answers
 
 export type ToWorker = { begin: Begin } | { ask: Question; number: number } | { stop: true }

@@ -38,7 +38,8 @@ async function serve({ config, version, own, siblings }: Begin): Promise<void> {
   const { clusters } = config
   const answers: { [Q in Question]: () => Answers[Q] | Promise<Answers[Q]> } = {
     ready: () => readiness({ clusters, clientsOf: cluster => server.clientsOf(cluster) }),
-    metrics: () => metrics.registry.getMetricsAsJSON()
+    metrics: () => metrics.registry.getMetricsAsJSON(),
+    alive: () => true as const
   }
   const starting = server.start()
   process.on('message', (word: ToWorker) => {

@@ -27,6 +27,8 @@ import type { Answers, FromWorker, Question, ToWorker } from './words.js'
 
 /** A worker that does not answer for so long hangs, in milliseconds; a kubelet waits for 5 s. */
 const ANSWER_TIMEOUT_MS = 4_000
+/** A worker is asked for a sign of life this often within `link.deadAfter`. */
+const LOOKS = 5
 /** Longest wait before another worker is started in the place of one that died, in milliseconds. */
 const RESPAWN_CAP_MS = 10_000
 /** Sockets are made for this user only; the fronts' own mode follows when they listen. */
@@ -45,6 +47,8 @@ type Place = {
   startedAtMs: number
   /** Why it could not start, as it said. */
   failure: TunnelError | undefined
+  /** Looks in a row at which it still owed the answer to the one before. */
+  unanswered: number
   /** What it had counted when it was last asked. */
   counted: MetricValues[]
 }
@@ -63,6 +67,8 @@ export class Workers implements House {
   #places: Place[] = []
   #directory: string | undefined
   #admin: Admin | undefined
+  /** Until the workers are looked at again. */
+  #look: Timer | undefined
   /** All have started once: from here on those that die are replaced. */
   #started = false
   #stopping: Promise<void> | undefined
@@ -119,11 +125,13 @@ export class Workers implements House {
       id: undefined,
       startedAtMs: 0,
       failure: undefined,
+      unanswered: 0,
       counted: []
     }))
     try {
       await Promise.all(this.#places.map(place => this.#fork(place)))
       this.#started = true
+      this.#watch()
     } catch (error) {
       // Nobody is served yet. One mistake is said once, by whoever made it first.
       this.#stopping = this.#end('SIGKILL')
@@ -149,6 +157,7 @@ export class Workers implements House {
         await gone
       })
     )
+    this.#look?.cancel()
     await this.#admin?.close()
     if (this.#directory !== undefined) await rm(this.#directory, { recursive: true, force: true })
     this.#over()
@@ -205,7 +214,12 @@ export class Workers implements House {
   async #ended(place: Place, how: string): Promise<void> {
     const { number, id, failure, startedAtMs, counted } = place
     const livedMs = id === undefined ? 0 : systemClock.now() - startedAtMs
-    Object.assign(place, { worker: undefined, id: undefined, counted: [] } satisfies Partial<Place>)
+    Object.assign(place, {
+      worker: undefined,
+      id: undefined,
+      unanswered: 0,
+      counted: []
+    } satisfies Partial<Place>)
     await this.#totals.keep(counted)
     if (!this.#started) return
     if (this.#stopping) {
@@ -231,19 +245,45 @@ export class Workers implements House {
     )
   }
 
+  /**
+   * Ends workers that serve and hang: whoever answers nothing for `link.deadAfter` is killed, and replaced as one that
+   * died. Counted in looks, not in time: while the primary or the whole machine stands still nobody is looked at. One that
+   * has yet to start owes nothing. Goes on while all drain: a worker that hangs would never end.
+   */
+  #watch(): void {
+    for (const place of this.#places) {
+      const { worker, id, number } = place
+      if (!worker || id === undefined) continue
+      if (place.unanswered >= LOOKS) {
+        this.#log.error({ worker: id.slice(0, 8), number }, 'worker does not answer, it is killed')
+        worker.process.kill('SIGKILL')
+      } else if (place.unanswered++ === 0) {
+        void this.#ask(place, 'alive', Infinity).then(() => {
+          if (place.worker === worker) place.unanswered = 0
+        })
+      }
+    }
+    const { deadAfter } = this.#config.link
+    this.#look = systemClock.after(deadAfter / LOOKS, () => this.#watch(), { ref: true })
+  }
+
   /** What a worker answers; undefined when none serves there, or it does not answer in time. */
-  async #ask<Q extends Question>({ worker, id }: Place, question: Q): Promise<Answers[Q] | undefined> {
+  async #ask<Q extends Question>(
+    { worker, id }: Place,
+    question: Q,
+    timeoutMs = ANSWER_TIMEOUT_MS
+  ): Promise<Answers[Q] | undefined> {
     if (!worker?.isConnected() || id === undefined) return undefined
     const number = ++this.#asked
     const answer = await new Promise<Answers[Question] | undefined>(resolve => {
       const settle = (answer?: Answers[Question]): void => {
-        timer.cancel()
+        timer?.cancel()
         worker.off('exit', none)
         this.#questions.delete(number)
         resolve(answer)
       }
       const none = (): void => settle()
-      const timer = systemClock.after(ANSWER_TIMEOUT_MS, none)
+      const timer = timeoutMs < Infinity ? systemClock.after(timeoutMs, none) : undefined
       worker.once('exit', none)
       this.#questions.set(number, settle)
       say(worker, { ask: question, number })
@@ -251,7 +291,7 @@ export class Workers implements House {
     return answer as Answers[Q] | undefined
   }
 
-  /** A worker that has died is replaced; one that hangs is not, and only a restart of all helps. */
+  /** Whether each answers. One that hangs is killed and replaced after `link.deadAfter`. */
   async #live(): Promise<Readiness> {
     const serving = this.#places.filter(({ id }) => id !== undefined)
     const answers = await Promise.all(
