@@ -135,6 +135,12 @@ const tunnel = section(
         "`required`: each connection begins with a PROXY protocol header (v1 or v2), which tells the client's real address. Only for a load balancer that always sends it.",
       values: ['none', 'required']
     }).default('none'),
+    proxyHeaderLimit: size({
+      about:
+        'Largest PROXY protocol header of version 2, extensions included; a connection that announces a larger one is closed.',
+      min: '536B',
+      max: '64KiB'
+    }).prefault('4KiB'),
     handshakeTimeout: duration({
       about: 'From connect to the end of the TLS handshake.',
       min: '100ms',

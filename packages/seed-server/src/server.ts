@@ -192,6 +192,7 @@ export class Server implements House {
       listen: tunnel.listen,
       certificates,
       proxyProtocol: tunnel.proxyProtocol,
+      proxyHeaderLimitBytes: tunnel.proxyHeaderLimit,
       clusters,
       ...(peers && { peers: peers.identities }),
       answerHeaders: { [SERVER_HEADER]: this.id },

@@ -59,6 +59,8 @@ export type AcceptorOptions = {
   answerHeaders?: Readonly<Record<string, string>>
   /** `required`: every connection begins with a PROXY header, version 1 or 2. Default `none`. */
   proxyProtocol?: 'none' | 'required'
+  /** Most bytes of a PROXY header of version 2. Default 4 KiB. */
+  proxyHeaderLimitBytes?: number | undefined
   /** From accept to the end of the TLS handshake, PROXY header included, in milliseconds. Default 10 000. */
   handshakeTimeoutMs?: number
   /** From the handshake to the end of the upgrade request, in milliseconds. Then 408. Default 10 000. */
@@ -261,7 +263,7 @@ class OpenAcceptor implements Acceptor {
     const onData = (chunk: Buffer): void => {
       received = received.length === 0 ? chunk : Buffer.concat([received, chunk])
       try {
-        const header = parseProxyHeader(received)
+        const header = parseProxyHeader(received, this.#options.proxyHeaderLimitBytes)
         if (!header) return
         arrival.remoteAddress = header.source?.host ?? arrival.remoteAddress
         socket.off('data', onData)

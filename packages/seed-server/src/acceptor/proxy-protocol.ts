@@ -16,8 +16,11 @@ export type ProxyHeader = {
 /** Section 2.1: the longest version 1 line, its CR LF included. */
 export const V1_LIMIT_BYTES = 107
 
-/** Section 2: a sender keeps the whole header, extensions included, within what any first segment carries. */
-export const V2_LIMIT_BYTES = 536
+/**
+ * Longest version 2 header, extensions included. Section 2 speaks of 536 bytes, which any first segment carries, but HAProxy
+ * and Envoy send what their TLVs need: certificates' names, tracing, endpoints of clouds.
+ */
+export const PROXY_HEADER_LIMIT_BYTES = 4_096
 
 const V1_START = Buffer.from('PROXY ', 'latin1')
 const V2_START = Buffer.from('\r\n\r\n\0\r\nQUIT\n', 'latin1')
@@ -32,13 +35,16 @@ const UNSPECIFIED = 0x00
 const UNIX_STREAM = 0x31
 
 /**
- * Looks at everything received so far.
+ * Looks at everything received so far. `limitBytes`: of a version 2 header.
  * @returns the header, or undefined when more bytes are needed.
  * @throws TunnelError BAD_REQUEST naming the rule, as soon as the bytes cannot become a header.
  */
-export function parseProxyHeader(received: Buffer): ProxyHeader | undefined {
+export function parseProxyHeader(
+  received: Buffer,
+  limitBytes = PROXY_HEADER_LIMIT_BYTES
+): ProxyHeader | undefined {
   if (startsLike(received, V1_START)) return parseV1(received)
-  if (startsLike(received, V2_START)) return parseV2(received)
+  if (startsLike(received, V2_START)) return parseV2(received, limitBytes)
   throw bad('the connection does not begin with one')
 }
 
@@ -73,15 +79,15 @@ function isPort(text: string): boolean {
   return PORT.test(text) && Number(text) <= 65_535
 }
 
-function parseV2(received: Buffer): ProxyHeader | undefined {
+function parseV2(received: Buffer, limitBytes: number): ProxyHeader | undefined {
   if (received.length < V2_FIXED_BYTES) return undefined
   const command = received[12]!
   const family = received[13]!
   const length = received.readUInt16BE(14)
   const bytes = V2_FIXED_BYTES + length
   if (command >> 4 !== 2) throw bad(`version ${command >> 4} is not known`)
-  if (bytes > V2_LIMIT_BYTES)
-    throw bad(`a version 2 header has at most ${V2_LIMIT_BYTES} bytes, not ${bytes}`)
+  if (bytes > limitBytes)
+    throw bad(`a version 2 header has at most ${limitBytes} bytes (tunnel.proxyHeaderLimit), not ${bytes}`)
   const isLocal = (command & 0xf) === 0
   if (!isLocal && (command & 0xf) !== 1) throw bad('the command is LOCAL or PROXY')
   if (received.length < bytes) return undefined

@@ -394,7 +394,9 @@ t.test('with a PROXY header the real address is known, in both versions and any 
     '0d0a0d0a000d0a515549540a' + '2111000c' + 'c0000207' + '7f000001' + 'dc0401bb',
     'hex'
   )
-  const headers = [Buffer.from('PROXY TCP4 192.0.2.7 127.0.0.1 56324 443\r\n'), version2]
+  const withExtensions = Buffer.concat([version2, Buffer.alloc(4_096 - version2.length)])
+  withExtensions.writeUInt16BE(4_096 - 16, 14)
+  const headers = [Buffer.from('PROXY TCP4 192.0.2.7 127.0.0.1 56324 443\r\n'), version2, withExtensions]
 
   for (const header of headers) {
     for (const pieces of [[header], [header.subarray(0, 9), header.subarray(9)]]) {

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { TunnelError } from '@tendril/common'
-import { V2_LIMIT_BYTES, parseProxyHeader } from '../../src/acceptor/proxy-protocol.js'
+import { PROXY_HEADER_LIMIT_BYTES, parseProxyHeader } from '../../src/acceptor/proxy-protocol.js'
 
 const SIGNATURE = '0d0a0d0a000d0a515549540a'
 
@@ -31,7 +31,8 @@ const good: [name: string, header: Buffer, source: { host: string; port: number 
   ['v2 LOCAL with addresses', v2('20', '11', ipv4), undefined],
   ['v2 unspecified', v2('21', '00'), undefined],
   ['v2 unix', v2('21', '31', '00'.repeat(216)), undefined],
-  ['v2 of 536 bytes', v2('21', '11', ipv4 + '00'.repeat(508)), { host: '192.0.2.7', port: 56324 }]
+  ['v2 of 4095 bytes', v2('21', '11', ipv4 + '00'.repeat(4067)), { host: '192.0.2.7', port: 56324 }],
+  ['v2 of 4096 bytes', v2('21', '11', ipv4 + '00'.repeat(4068)), { host: '192.0.2.7', port: 56324 }]
 ]
 
 const refused: [name: string, bytes: Buffer, why: RegExp][] = [
@@ -56,7 +57,11 @@ const refused: [name: string, bytes: Buffer, why: RegExp][] = [
   ['v2 UDP', v2('21', '12', ipv4), /family/],
   ['v2 cut addresses', v2('21', '11', ipv4.slice(2)), /cut off/],
   ['v2 cut IPv6 addresses', v2('21', '21', ipv4), /cut off/],
-  ['v2 of 537 bytes', v2('21', '11', ipv4 + '00'.repeat(509)).subarray(0, 16), /at most 536 bytes, not 537/]
+  [
+    'v2 of 4097 bytes',
+    v2('21', '11', ipv4 + '00'.repeat(4069)).subarray(0, 16),
+    /at most 4096 bytes .*, not 4097/
+  ]
 ]
 
 t.test('headers that are understood, whatever follows them', async t => {
@@ -70,7 +75,7 @@ t.test('headers that are understood, whatever follows them', async t => {
       if (parseProxyHeader(header.subarray(0, cut)) !== undefined) t.fail(`${name} cut at ${cut}`)
     }
   }
-  t.equal(good.at(-1)![1].length, V2_LIMIT_BYTES)
+  t.equal(good.at(-1)![1].length, PROXY_HEADER_LIMIT_BYTES)
 })
 
 t.test('everything else is refused with the rule', async t => {
@@ -87,11 +92,20 @@ t.test('any bytes end in a header, a wish for more within the limits, or a Tunne
       const bytes = Buffer.concat([begin, rest])
       try {
         const header = parseProxyHeader(bytes)
-        return header ? header.bytes <= bytes.length : bytes.length < V2_LIMIT_BYTES
+        return header ? header.bytes <= bytes.length : bytes.length < PROXY_HEADER_LIMIT_BYTES
       } catch (error) {
         return error instanceof TunnelError
       }
     }),
     { numRuns: 5_000 }
   )
+})
+
+t.test('the limit of version 2 may be another', async t => {
+  const header = v2('21', '11', ipv4 + '00'.repeat(508))
+  t.equal(header.length, 536)
+  for (const limit of [536, 537]) t.equal(parseProxyHeader(header, limit)?.bytes, 536)
+  t.throws(() => parseProxyHeader(header.subarray(0, 16), 535), {
+    message: /at most 535 bytes \(tunnel\.proxyHeaderLimit\)/
+  })
 })
