@@ -48,8 +48,8 @@ function scopeOf(address: string): 0 | 1 | 2 {
   return linkLocal.check(address, familyOf(address)) ? 1 : 2
 }
 
-/** The addresses of this machine, from which connections may come. */
-function localAddresses(): string[] {
+/** The addresses of this machine, without zones. */
+export function localAddresses(): string[] {
   return Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address))
 }
 

@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { Session, TunnelError, allIdle, serve, systemClock } from '@tendril/common'
+import { localAddresses } from '@tendril/common/address-order'
 import type { Admin } from '@tendril/common/admin/app'
 import { createBackoff } from '@tendril/common/backoff'
 import type { House } from '@tendril/common/command'
@@ -69,7 +70,12 @@ export class Client implements House {
     })
     const targets = createTargetDial({
       resolve: createResolve(resolveOptions(config.dns)),
-      policy: createPolicy({ ...(allow && { allow }), deny }),
+      policy: createPolicy({
+        ...(allow && { allow }),
+        deny,
+        ownListeners: () => (this.#admin ? [this.#admin.address] : []),
+        ownAddresses: localAddresses
+      }),
       clock: systemClock,
       limits: { maxPendingDials },
       metrics: this.#counts,

@@ -87,7 +87,7 @@ const targets = section(
   'What may be reached through this client. Names are resolved first, and every address they have is asked about.',
   {
     allow: list(
-      'Networks that may be reached, as CIDR, optionally for some ports only. Without it: every address that is not special. Special addresses (loopback, link-local, multicast, unspecified) are only reached when a rule inside their range names them.',
+      'Networks that may be reached, as CIDR, optionally for some ports only. Without it: every address that is not special. Special addresses (loopback, link-local, multicast, unspecified, reserved, site-local, and the metadata services of clouds that are none of these) are only reached when a rule inside their range names them. What the client itself listens at is never reached.',
       rule
     ).optional(),
     deny: list(

@@ -79,39 +79,83 @@ function networkOf(text: string): Network {
 
 const mapped = networkOf('::ffff:0:0/96')
 
-/** How an IPv6 address can carry an IPv4 one: where, and how far from its right end. */
-const disguises = [
-  { network: networkOf('::ffff:0:0:0/96'), shift: 0n }, // IPv4-translated, RFC 7915
-  { network: networkOf('64:ff9b::/96'), shift: 0n }, // NAT64, RFC 6052
-  { network: networkOf('::/96'), shift: 0n }, // IPv4-compatible, RFC 4291 section 2.5.5.1
-  { network: networkOf('2002::/16'), shift: 80n } // 6to4, RFC 3056
+const IPV4_BITS = 0xffff_ffffn
+
+/** How an IPv6 address can carry IPv4 ones: which, of a network or of addresses that fit a pattern. */
+const disguises: { fits: (value: bigint) => boolean; inside: (value: bigint) => bigint[] }[] = [
+  { fits: within('::ffff:0:0:0/96'), inside: last }, // IPv4-translated, RFC 7915
+  { fits: within('64:ff9b::/96'), inside: last }, // NAT64, RFC 6052
+  { fits: within('64:ff9b:1::/48'), inside: anywhere }, // NAT64 with a local prefix, RFC 8215
+  { fits: value => value > 1n && within('::/96')(value), inside: last }, // IPv4-compatible, RFC 4291 section 2.5.5.1
+  { fits: within('2002::/16'), inside: value => [(value >> 80n) & IPV4_BITS] }, // 6to4, RFC 3056
+  // Teredo, RFC 4380 section 4: the server, and the client with every bit turned over.
+  {
+    fits: within('2001::/32'),
+    inside: value => [(value >> 64n) & IPV4_BITS, (value & IPV4_BITS) ^ IPV4_BITS]
+  },
+  // ISATAP, RFC 5214 section 6.1: an interface identifier behind any prefix.
+  { fits: value => ((value >> 32n) & 0xfdff_ffffn) === 0x5efen, inside: last }
 ]
 
+function within(cidr: string): (value: bigint) => boolean {
+  const network = networkOf(cidr)
+  return value => contains(network, { family: 6, value })
+}
+
+function last(value: bigint): bigint[] {
+  return [value & IPV4_BITS]
+}
+
 /**
- * The address as the kernel will use it, and the IPv4 address inside it when it only wraps one. An IPv4-mapped
- * address is IPv4 (that is what goes over the wire); the other disguises are two addresses at once.
+ * RFC 6052 section 2.2: how long the prefix is that a network has chosen inside 64:ff9b:1::/48 cannot be seen, so every
+ * place counts. 0.0.0.0/8 is what the places read that are not used; nobody is there.
+ */
+function anywhere(value: bigint): bigint[] {
+  return [
+    value & IPV4_BITS, // /96
+    (value >> 24n) & IPV4_BITS, // /64
+    (((value >> 64n) & 0xffn) << 24n) | ((value >> 32n) & 0xff_ffffn), // /56
+    (((value >> 64n) & 0xffffn) << 16n) | ((value >> 40n) & 0xffffn) // /48
+  ].filter(ipv4 => ipv4 >> 24n !== 0n)
+}
+
+/**
+ * The address as the kernel will use it, and the IPv4 addresses inside it when it only wraps them. An IPv4-mapped
+ * address is IPv4 (that is what goes over the wire); the other disguises are several addresses at once.
  */
 export function facesOf(address: Address): [Address, ...Address[]] {
   if (address.family === 4) return [address]
-  if (contains(mapped, address)) return [{ family: 4, value: address.value & 0xffff_ffffn }]
-  // :: and ::1 are addresses of their own, not IPv4 0.0.0.0 and 0.0.0.1.
-  if (address.value <= 1n) return [address]
-  const disguise = disguises.find(({ network }) => contains(network, address))
-  if (!disguise) return [address]
-  return [address, { family: 4, value: (address.value >> disguise.shift) & 0xffff_ffffn }]
+  if (contains(mapped, address)) return [{ family: 4, value: address.value & IPV4_BITS }]
+  const inside = disguises.find(({ fits }) => fits(address.value))?.inside(address.value) ?? []
+  return [address, ...inside.map(value => ({ family: 4 as const, value }))]
 }
 
-/** Ranges where a dial would reach the dialler itself, its node, or many at once. No ordinary allow rule opens them. */
+/**
+ * Ranges where a dial would reach the dialler itself, its node, what hands out the node's credentials, or many at once.
+ * No ordinary allow rule opens them.
+ */
 const special = [
   ['unspecified', '0.0.0.0/8'], // "this network"; Linux connects 0.0.0.0 to loopback
   ['loopback', '127.0.0.0/8'],
-  ['link-local', '169.254.0.0/16'], // 169.254.169.254: credentials of the cloud's node
+  ['link-local', '169.254.0.0/16'], // most clouds: 169.254.169.254; AWS ECS and EKS 169.254.170.2 and .23; Tencent 169.254.0.23
   ['multicast', '224.0.0.0/4'],
   ['broadcast', '255.255.255.255/32'],
+  ['reserved', '240.0.0.0/4'], // RFC 1112 section 4
   ['unspecified', '::/128'],
   ['loopback', '::1/128'],
-  ['link-local', 'fe80::/10'],
-  ['multicast', 'ff00::/8']
+  ['link-local', 'fe80::/10'], // OpenStack, Akamai: fe80::a9fe:a9fe
+  ['site-local', 'fec0::/10'], // RFC 3879: kernels still route it, nobody may use it
+  ['multicast', 'ff00::/8'],
+  // Metadata services that are not link-local; docs/metadata-services.md says where each is documented.
+  ['cloud metadata', '100.100.100.200/32'], // Alibaba Cloud
+  ['cloud metadata', 'fd00:100::100:200/128'], // Alibaba Cloud
+  ['cloud metadata', '168.63.129.16/32'], // Azure WireServer, a public address
+  ['cloud metadata', '192.0.0.192/32'], // Oracle Cloud Classic
+  ['cloud metadata', 'fd00:c1::a9fe:a9fe/128'], // Oracle Cloud Infrastructure
+  ['cloud metadata', 'fd00:ec2::/32'], // AWS: metadata ::254, credentials of EKS pods ::23, DNS, time
+  ['cloud metadata', 'fd20:ce::254/128'], // Google Cloud
+  ['cloud metadata', 'fd00:42::42/128'], // Scaleway
+  ['cloud metadata', 'fd00:a9fe:a9fe::1/128'] // Akamai (Linode)
 ].map(([name = '', cidr = '']) => ({ name, network: networkOf(cidr) }))
 
 export function specialRangeOf(address: Address): { name: string; network: Network } | undefined {

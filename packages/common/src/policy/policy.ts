@@ -1,7 +1,7 @@
 /**
  * Who may be dialled: allow and deny rules over addresses and ports, and the special ranges that only a rule naming
  * them opens. Pure, and asked about addresses only: names are resolved first and every address is checked
- * (otherwise a second DNS answer would walk around the policy). Order: deny, special ranges, allow.
+ * (otherwise a second DNS answer would walk around the policy). Order: own listeners, deny, special ranges, allow.
  */
 import { TunnelError } from '../errors.js'
 import { contains, facesOf, isInside, readAddress, readNetwork, specialRangeOf } from './networks.js'
@@ -15,7 +15,14 @@ export type PolicyOptions = {
   allow?: readonly Rule[]
   /** Beats every allow rule. Default none. */
   deny?: readonly Rule[]
+  /** What this process listens at now: never dialled, whatever the rules say. Default none. */
+  ownListeners?: () => readonly Listener[]
+  /** The addresses of this machine: where a listener on all of them is reached. Asked for when the port is that of one. */
+  ownAddresses?: () => readonly string[]
 }
+
+/** `host` is the address that is bound, `::` or `0.0.0.0` for all. */
+export type Listener = { host: string; port: number }
 
 /** `rule` is the sentence fragment for the caller: which rule said no. */
 export type Verdict = { allowed: true } | { allowed: false; rule: string }
@@ -63,12 +70,30 @@ function covers(rule: ReadRule, address: Address, port: number): boolean {
   return portFits && contains(rule.network, address)
 }
 
+/** Whether a connection to the port of `listener` at one of the faces of an address ends at it. */
+function reaches(faces: Address[], listener: Listener, ownAddresses: () => readonly string[]): boolean {
+  const read = readAddress(listener.host)
+  if (!read) return false
+  const [bound] = facesOf(read)
+  const same = (one: Address, other: Address) => one.family === other.family && one.value === other.value
+  return faces.some(face => {
+    // Linux takes "unspecified" for loopback.
+    if (face.value === 0n || same(face, bound)) return true
+    if (bound.value !== 0n || (bound.family === 4 && face.family === 6)) return false
+    if (specialRangeOf(face)?.name === 'loopback') return true
+    return ownAddresses().some(text => {
+      const own = readAddress(text)
+      return own !== undefined && same(face, own)
+    })
+  })
+}
+
 /**
- * Makes a policy. An allow rule opens a special range (loopback, link-local, multicast, unspecified, broadcast)
- * only when it lies inside it: `127.0.0.0/8` does, `0.0.0.0/0` does not.
+ * Makes a policy. An allow rule opens a special range (networks.ts lists them) only when it lies inside it: `127.0.0.0/8` does, `0.0.0.0/0` does not.
  * @throws TunnelError `BAD_CONFIG` for a rule that cannot be read, naming it.
  */
-export function createPolicy({ allow, deny = [] }: PolicyOptions = {}): Policy {
+export function createPolicy(options: PolicyOptions = {}): Policy {
+  const { allow, deny = [], ownListeners = () => [], ownAddresses = () => [] } = options
   const allowRules = allow?.map(rule => readRule(rule, 'allow'))
   const denyRules = deny.map(rule => readRule(rule, 'deny'))
 
@@ -76,6 +101,8 @@ export function createPolicy({ allow, deny = [] }: PolicyOptions = {}): Policy {
     const address = readAddress(text)
     if (!address) return { allowed: false, rule: `"${text}" is not a canonical IP address` }
     const faces = facesOf(address)
+    if (ownListeners().some(listener => listener.port === port && reaches(faces, listener, ownAddresses)))
+      return { allowed: false, rule: 'it is a listener of the client itself' }
 
     for (const face of faces) {
       const denied = denyRules.find(rule => covers(rule, face, port))

@@ -14,7 +14,6 @@ t.test('without rules everything may be dialled that is not special', async t =>
     '10.0.0.1',
     '192.168.1.1',
     '8.8.8.8',
-    '240.0.0.1',
     'fd00::1',
     '2001:db8::1',
     '64:ff9b::808:808'
@@ -29,7 +28,24 @@ t.test('special ranges and all their disguises are denied, at their edges too', 
     'link-local': ['169.254.0.0', '169.254.169.254', '169.254.255.255', 'fe80::', 'fe80::1', 'febf:ffff::1'],
     multicast: ['224.0.0.0', '239.255.255.255', 'ff00::', 'ff02::1', '::ffff:224.0.0.1'],
     unspecified: ['0.0.0.0', '0.255.255.255', '::', '::ffff:0.0.0.0'],
-    broadcast: ['255.255.255.255', '::ffff:255.255.255.255']
+    broadcast: ['255.255.255.255', '::ffff:255.255.255.255'],
+    reserved: ['240.0.0.0', '255.255.255.254', '::ffff:240.0.0.1'],
+    'site-local': ['fec0::', 'fec0::1', 'feff:ffff::1'],
+    'cloud metadata': [
+      '100.100.100.200',
+      '::ffff:100.100.100.200',
+      'fd00:100::100:200',
+      '168.63.129.16',
+      '192.0.0.192',
+      'fd00:c1::a9fe:a9fe',
+      'fd00:ec2::',
+      'fd00:ec2::254',
+      'fd00:ec2::23',
+      'fd00:ec2:ffff::1',
+      'fd20:ce::254',
+      'fd00:42::42',
+      'fd00:a9fe:a9fe::1'
+    ]
   }
   for (const [name, addresses] of Object.entries(special)) {
     for (const address of addresses) {
@@ -43,7 +59,21 @@ t.test('special ranges and all their disguises are denied, at their edges too', 
     '::ffff:0:127.0.0.1',
     '64:ff9b::7f00:1',
     '2002:7f00:1::',
-    '64:ff9b::a9fe:a9fe'
+    '64:ff9b::a9fe:a9fe',
+    '64:ff9b::a83f:8110',
+    // NAT64 with a local prefix of 96, 64, 56 and 48 bits
+    '64:ff9b:1::a9fe:a9fe',
+    '64:ff9b:1:0:a9:fea9:fe00:0',
+    '64:ff9b:1:a9:fe:a9fe::',
+    '64:ff9b:1:a9fe:a9:fe00::',
+    // Teredo: the server, and the client with every bit turned over
+    '2001:0:a9fe:a9fe:0:ffff:f7f7:f7f7',
+    '2001:0:808:808:0:ffff:5601:5601',
+    '2001:0:808:808:0:ffff:80ff:fffe',
+    // ISATAP, with either of its identifiers
+    '2001:db8::5efe:a9fe:a9fe',
+    'fd00::200:5efe:7f00:1',
+    '2002:a83f:8110::1'
   ]
   for (const address of disguised) t.notOk(allowed({ allow: ['0.0.0.0/0', '::/0'] }, address), address)
   for (const address of [
@@ -52,7 +82,14 @@ t.test('special ranges and all their disguises are denied, at their edges too', 
     '169.253.255.255',
     '169.255.0.0',
     '1.0.0.0',
-    'fec0::1',
+    '100.100.100.199',
+    '100.100.100.201',
+    '168.63.129.15',
+    '168.63.129.17',
+    '192.0.0.191',
+    'fd20:ce::253',
+    'fd00:ec1:ffff::',
+    'fd00:ec3::',
     '::2:0:0:0'
   ]) {
     t.ok(allowed({}, address), `${address} is just outside`)
@@ -70,6 +107,61 @@ t.test('an allow rule opens a special range only when it lies inside it', async 
   t.notOk(allowed({ allow: ['0.0.0.0/0', '169.254.1.0/24'] }, '169.254.169.254'))
   t.notOk(allowed({ allow: [{ cidr: '127.0.0.0/8', ports: [80] }, '0.0.0.0/0'] }, '127.0.0.1', 81))
   t.notOk(allowed({ allow: ['127.0.0.0/8'] }, '::1'))
+})
+
+t.test('a rule inside the range of a metadata service, and only such a rule, opens it', async t => {
+  for (const address of ['168.63.129.16', '100.100.100.200', 'fd00:ec2::254', 'fd20:ce::254']) {
+    t.ok(allowed({ allow: [address] }, address), address)
+    for (const broad of ['0.0.0.0/0', '::/0', '168.0.0.0/8', '100.64.0.0/10', 'fd00::/8', 'fc00::/7'])
+      t.notOk(allowed({ allow: [broad] }, address), `${address} under ${broad}`)
+  }
+  t.ok(allowed({ allow: ['fd00:ec2::253', '0.0.0.0/0'] }, 'fd00:ec2::253'))
+  t.notOk(allowed({ allow: ['fd00:ec2::253'] }, 'fd00:ec2::254'))
+  t.ok(allowed({ allow: ['240.0.0.0/8'] }, '240.0.0.1'), 'who uses 240/4 inside says so')
+  t.notOk(allowed({ allow: ['240.0.0.0/4'] }, '255.255.255.255'))
+  t.ok(allowed({ allow: ['fec0::/16'] }, 'fec0::1'))
+})
+
+t.test('addresses that wrap an ordinary one may be dialled', async t => {
+  for (const address of [
+    '64:ff9b:1::808:808',
+    '64:ff9b:1:0:8:808:800:0',
+    '64:ff9b:1:808:8:800::',
+    '2001:0:808:808:0:ffff:f7f7:f7f7',
+    '2001:db8::5efe:808:808',
+    '2001:1::1'
+  ])
+    t.ok(allowed({}, address), address)
+  t.notOk(allowed({ deny: ['8.8.8.8'] }, '64:ff9b:1::808:808'), 'but not what a deny rule covers')
+  t.notOk(allowed({ deny: ['8.8.8.8'] }, '2001:0:1:1:0:ffff:f7f7:f7f7'))
+})
+
+t.test('what this process listens at is never dialled, whatever the rules say', async t => {
+  const all: Rule[] = ['0.0.0.0/0', '::/0', '127.0.0.0/8', '::1', '0.0.0.0/8', '::']
+  const check = (host: string, address: string, port = 8096) =>
+    createPolicy({
+      allow: all,
+      ownListeners: () => [{ host, port: 8096 }],
+      ownAddresses: () => ['127.0.0.1', '10.0.0.5', '::1', 'fe80::5', 'fd00::5']
+    }).check(address, port)
+  const denials: [string, string[]][] = [
+    ['10.0.0.5', ['10.0.0.5', '::ffff:10.0.0.5', '::ffff:a00:5', '64:ff9b::a00:5', '0.0.0.0', '::']],
+    ['::ffff:10.0.0.5', ['10.0.0.5']],
+    ['127.0.0.1', ['127.0.0.1', '::ffff:127.0.0.1', '0.0.0.0']],
+    ['0.0.0.0', ['10.0.0.5', '127.0.0.1', '127.9.9.9', '::ffff:10.0.0.5', '0.0.0.0']],
+    ['::', ['10.0.0.5', '127.0.0.1', '::1', 'fd00::5', '::ffff:10.0.0.5', '0.0.0.0', '::']],
+    ['fd00::5', ['fd00::5', 'fd00:0::5']]
+  ]
+  for (const [host, addresses] of denials) {
+    for (const address of addresses) {
+      const rule = 'it is a listener of the client itself'
+      t.same(check(host, address), { allowed: false, rule }, `${address} at ${host}`)
+    }
+  }
+  t.ok(check('::', '10.0.0.5', 10_250).allowed, 'another port of its own address: the kubelet of its node')
+  t.ok(check('::', '10.0.0.6').allowed, 'the same port elsewhere')
+  t.ok(check('10.0.0.5', '127.0.0.1').allowed, 'another address of its own, where it does not listen')
+  t.ok(check('0.0.0.0', 'fd00::5').allowed, 'all of IPv4 is not IPv6')
 })
 
 t.test('deny beats allow, and the rule is named', async t => {
