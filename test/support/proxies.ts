@@ -257,11 +257,13 @@ export async function gateway(
         if (seen.length > GATEWAY_HEAD_LIMIT_BYTES) near.destroy()
         return
       }
-      near.off('data', onData)
+      near.off('data', onData).off('end', leave)
       near.pause()
       serve(near, seen.subarray(0, end).toString('latin1'), seen.subarray(end + 4))
     }
-    near.on('data', onData)
+    // Who leaves before he has asked is not waited for.
+    const leave = () => near.destroy()
+    near.on('data', onData).on('end', leave)
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
