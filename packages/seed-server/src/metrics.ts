@@ -16,6 +16,8 @@ export type ServerMetricsOptions = {
   registry: { clients(): readonly ClientView[] }
   /** Every configured cluster, so that one without clients shows 0 rather than nothing. */
   clusters?: readonly string[]
+  /** Bytes kept for a resume, by cluster; those of links between servers under the name `*`. */
+  replayBytes?: () => readonly (readonly [cluster: string, bytes: number])[]
   /** How many other servers are connected. Absent: there are none by configuration. */
   peersUp?: (() => number) | undefined
 }
@@ -63,7 +65,7 @@ const MS_PER_S = 1_000
 
 export function createServerMetrics(
   metrics: Metrics,
-  { registry, clusters = [], peersUp }: ServerMetricsOptions
+  { registry, clusters = [], replayBytes, peersUp }: ServerMetricsOptions
 ): ServerMetrics {
   const connects = metrics.counter(
     'server_connects_total',
@@ -112,6 +114,16 @@ export function createServerMetrics(
     'Dials passed on to another server, by its answer. One dial may be passed on to several in turn.',
     ['cluster', 'code']
   )
+  if (replayBytes) {
+    metrics.gauge(
+      'server_replay_bytes',
+      'Bytes sent and not acknowledged, kept for a resume; of links between servers under the cluster "*".',
+      ['cluster'],
+      gauge => {
+        for (const [cluster, bytes] of replayBytes()) gauge.set({ cluster }, bytes)
+      }
+    )
+  }
   if (peersUp) {
     metrics.gauge(
       'server_peers',

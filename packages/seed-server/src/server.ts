@@ -134,6 +134,7 @@ export class Server implements House {
     this.#counts = createServerMetrics(metrics, {
       registry: this.#registry,
       clusters: config.clusters.map(({ name }) => name),
+      replayBytes: () => parties.map(party => [party, this.#replayBudget.share(party).usedBytes] as const),
       peersUp: this.#peers && (() => this.#peers?.up ?? 0)
     })
     this.closed = new Promise(resolve => (this.#over = resolve))

@@ -12,7 +12,8 @@ function make(
   const metrics = createMetrics({ program: 'seed-server', version: '0', processMetrics: false })
   const counts = createServerMetrics(metrics, {
     registry: { clients: () => clients },
-    clusters: ['demo', 'idle']
+    clusters: ['demo', 'idle'],
+    replayBytes: () => [['demo', 77] as const]
   })
   return { clients, counts, lines: async () => (await metrics.registry.metrics()).split('\n') }
 }
@@ -62,6 +63,7 @@ t.test('clients are looked at when somebody asks, and a cluster without any show
   const said = await lines()
   for (const line of [
     'tendril_server_clients{cluster="demo"} 2',
+    'tendril_server_replay_bytes{cluster="demo"} 77',
     'tendril_server_clients{cluster="idle"} 0',
     'tendril_server_clients_draining{cluster="demo"} 1',
     'tendril_server_streams{cluster="demo"} 7',

@@ -1,0 +1,30 @@
+/** What a real client and its operator see when a limit of its cluster is reached (clusters[].limits). */
+import t from 'tap'
+import { type Settings, house } from '../support/house.js'
+import { until } from '../support/process.js'
+
+t.test('a client beyond its links and routes is told which key, serves on with those it has', async t => {
+  const limits = { linksPerClient: 2, routesPerClient: 1 }
+  const { server, clients, dial } = await house(t, {
+    seed: settings => ({ ...settings, clusters: [{ name: 'demo', limits }] as Settings[] }),
+    shoot: settings => ({
+      ...settings,
+      connections: 3,
+      routes: ['127.0.0.0/8', '10.0.0.0/8', '*.example.com']
+    })
+  })
+  const client = clients[0]!
+
+  await until('the third link is refused', () =>
+    client.log().includes('clusters[demo].limits.linksPerClient: 2 links of this client are open')
+  )
+  await until('two links are up', async () =>
+    (await server.metrics()).includes('tendril_server_clients{cluster="demo"} 2')
+  )
+  const metrics = await server.metrics()
+  t.match(metrics, /tendril_server_limit_refusals_total\{limit="linksPerClient",cluster="demo"\} [1-9]/)
+  t.match(metrics, /tendril_server_limit_refusals_total\{limit="routesPerClient",cluster="demo"\} 2/)
+  t.match(server.log(), /"ignored":2,"limit":"clusters\[demo\]\.limits\.routesPerClient: 1"/)
+  // There is no such target: that a client says so is what is asked.
+  await t.rejects(dial('127.0.0.1:1'), /502/)
+})
