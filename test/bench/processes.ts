@@ -4,7 +4,7 @@
  */
 import { spawn, spawnSync, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { closeSync, existsSync, openSync, readFileSync } from 'node:fs'
-import { connect, createServer, type AddressInfo } from 'node:net'
+import { connect } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -76,6 +76,13 @@ export class Processes {
     }
   }
 
+  /** Waits until one of our programs announces this listener in its log. @returns its address. */
+  async address(child: Child, listener: string, timeoutMs?: number): Promise<string> {
+    let found: string | undefined
+    await this.until(child, async () => (found = addressIn(child, listener)) !== undefined, timeoutMs)
+    return found!
+  }
+
   /** What ended before it was told to, with the tail of its log. */
   dead(): string {
     const ended = this.#children.filter(
@@ -114,20 +121,20 @@ async function stopChild(child: ChildProcess): Promise<void> {
   clearTimeout(timer)
 }
 
+/** Of the `event: listening` line with this name. */
+function addressIn(child: Child, listener: string): string | undefined {
+  const text = child.log ? readFileSync(child.log, 'utf8') : ''
+  // What follows the last line end is half a line.
+  const lines = text.split('\n').slice(0, -1)
+  const announced = lines
+    .filter(line => line.includes('"event":"listening"'))
+    .map(line => JSON.parse(line) as { name: string; address: string })
+  return announced.find(({ name }) => name === listener)?.address
+}
+
 function tail(child: Child): string {
   if (!child.log) return ''
   return readFileSync(child.log, 'utf8').trim().split('\n').slice(-LOG_TAIL_LINES).join('\n')
-}
-
-/** A port that was free a moment ago: the programs under measurement take numbers, not listeners. */
-export async function freePort(host = '127.0.0.1'): Promise<number> {
-  const server = createServer()
-  server.listen(0, host)
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** Whether somebody accepts connections there. */

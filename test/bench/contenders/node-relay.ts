@@ -4,7 +4,8 @@
  */
 import { fileURLToPath } from 'node:url'
 import { program, type Contender } from '../contender.js'
-import { freePort, listens, type Child } from '../processes.js'
+import { reservePort } from '../../support/ports.js'
+import { listens, type Child } from '../processes.js'
 import type { Address, TlsFiles } from '../protocol.js'
 
 const HOP = fileURLToPath(new URL('node-relay-hop.js', import.meta.url))
@@ -20,7 +21,7 @@ export const nodeRelay: Contender = {
       to: Address,
       client?: TlsFiles
     ): Promise<{ child: Child; port: number; ms: number }> => {
-      const port = await freePort()
+      const port = await reservePort()
       const startMs = performance.now()
       const options = JSON.stringify({ port, to, server: pki.server, client })
       const child = processes.program(name, [process.execPath, HOP, options])

@@ -5,7 +5,8 @@
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { program, type Contender, type Pki } from '../contender.js'
-import { ensureInstalled, freePort, runToEnd, type Child } from '../processes.js'
+import { reservePort } from '../../support/ports.js'
+import { ensureInstalled, runToEnd, type Child } from '../processes.js'
 
 const NAMESPACE = 'tendril-bench'
 /** RFC 5737 and RFC 2544 ranges: nothing real is shadowed, and the namespaces see nothing else anyway. */
@@ -49,7 +50,7 @@ export const openvpn: Contender = {
       removeNetwork()
     }
     try {
-      const port = await freePort()
+      const port = await reservePort()
       const startMs = performance.now()
       const near = processes.program('openvpn-server', [
         ...inside('near'),

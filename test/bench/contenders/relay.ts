@@ -5,7 +5,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { program, type Contender } from '../contender.js'
-import { ensureInstalled, freePort, listens } from '../processes.js'
+import { reservePort } from '../../support/ports.js'
+import { ensureInstalled, listens } from '../processes.js'
 import type { TlsFiles } from '../protocol.js'
 
 /** Two file descriptors per connection; 5000 streams at once must fit. */
@@ -22,7 +23,7 @@ export function relay(threads = 1): Contender {
     available: async () => ensureInstalled('haproxy', 'haproxy'),
     async start({ workDir, pki, processes, target, line }) {
       const to = await target()
-      const backPort = await freePort()
+      const backPort = await reservePort()
       const back = processes.program('haproxy-back', [
         'haproxy',
         '-f',
@@ -37,7 +38,7 @@ export function relay(threads = 1): Contender {
       const farMs = await accepts(backPort, ready => processes.until(back, ready))
 
       const hop = await line({ host: '127.0.0.1', port: backPort })
-      const frontPort = await freePort()
+      const frontPort = await reservePort()
       const { servername } = pki.server
       const front = processes.program('haproxy-front', [
         'haproxy',

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { program, type Contender, type Context, type IdleClients } from '../contender.js'
-import { freePort, type Child } from '../processes.js'
+import type { Child } from '../processes.js'
 import type { Endpoint, TlsFiles } from '../protocol.js'
 import { PACKAGES } from '../paths.js'
 
@@ -33,31 +33,27 @@ function tendril(name: string, front: 'mTLS' | 'Unix socket'): Contender {
     async start(context) {
       const { workDir, pki, processes, target, line } = context
       const to = await target()
-      const [tunnelPort, frontPort, seedAdminPort, shootAdminPort] = [
-        await freePort(),
-        await freePort(),
-        await freePort(),
-        await freePort()
-      ]
       const tls = ({ cert, key, ca }: TlsFiles): object => ({ cert, key, clientCa: ca })
       const socketPath = join(workDir, 'front.sock')
       const seed = start(context, 'seed-server', {
-        tunnel: { listen: `127.0.0.1:${tunnelPort}`, tls: tls(pki.server) },
+        tunnel: { listen: '127.0.0.1:0', tls: tls(pki.server) },
         fronts: [
           front === 'mTLS'
             ? {
                 name: 'kube-apiserver',
-                listen: `127.0.0.1:${frontPort}`,
+                listen: '127.0.0.1:0',
                 tls: tls(pki.server),
                 cluster: CLUSTER
               }
             : { name: 'kube-apiserver', listen: `unix:${socketPath}`, cluster: CLUSTER }
         ],
         clusters: [{ name: CLUSTER }],
-        admin: { listen: `127.0.0.1:${seedAdminPort}` }
+        admin: { listen: '127.0.0.1:0' }
       })
       const seedStartMs = performance.now()
-      await processes.until(seed, () => answers(seedAdminPort, '/livez'), READY_TIMEOUT_MS)
+      const frontPort = portOf(await processes.address(seed, 'front kube-apiserver', READY_TIMEOUT_MS))
+      const tunnelPort = portOf(await processes.address(seed, 'tunnel'))
+      const seedAdminPort = portOf(await processes.address(seed, 'admin'))
       const nearMs = performance.now() - seedStartMs
 
       const hop = await line({ host: '127.0.0.1', port: tunnelPort })
@@ -76,9 +72,10 @@ function tendril(name: string, front: 'mTLS' | 'Unix socket'): Contender {
       }
       const shoot = start(context, 'shoot-client', {
         ...shootConfig,
-        admin: { listen: `127.0.0.1:${shootAdminPort}` }
+        admin: { listen: '127.0.0.1:0' }
       })
       const shootStartMs = performance.now()
+      const shootAdminPort = portOf(await processes.address(shoot, 'admin', READY_TIMEOUT_MS))
       await processes.until(shoot, () => answers(shootAdminPort, '/readyz'), READY_TIMEOUT_MS)
       const farMs = performance.now() - shootStartMs
 
@@ -152,6 +149,11 @@ async function idleClients(
       for (const { process } of helpers) process.kill('SIGKILL')
     }
   }
+}
+
+/** 0 for a Unix socket. */
+function portOf(address: string): number {
+  return address.startsWith('unix:') ? 0 : Number(address.slice(address.lastIndexOf(':') + 1))
 }
 
 async function answers(port: number, path: string): Promise<boolean> {
