@@ -42,15 +42,8 @@ if (files.length === 0) {
 const cores = availableParallelism()
 const loops = words.includes('--busy') ? Array.from({ length: cores }, keepBusy) : []
 const startedAt = Date.now()
-// Unit tests share the cores; whole houses get the machine one after the other, because some of them measure.
-await runAll(
-  files.filter(file => file.name.startsWith('packages/')),
-  cores
-)
-await runAll(
-  files.filter(file => file.name.startsWith('test/')),
-  1
-)
+// The long forms of test/chaos get the machine one after the other: their figures stand in the documents.
+await runAll(files, process.env.TENDRIL_CHAOS === 'whole' ? 1 : cores)
 
 for (const loop of loops) loop.disconnect()
 
