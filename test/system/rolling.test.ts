@@ -20,7 +20,9 @@ const PACE = WHOLE ? 200 : 30
 /** Rounds through all servers and clients. */
 const ROUNDS = WHOLE ? 2 : 1
 /** Requests under way at once; more are not begun: beyond it the machine is measured, not the tunnel. */
-const UNDER_WAY_LIMIT = 100
+const UNDER_WAY_LIMIT = WHOLE ? 100 : 10
+/** A drain ends with its last request; on a machine at its limit that takes as long as it takes. */
+const PATIENT = { drainTimeout: '60s', log: { level: 'info' } }
 const TICK_MS = 5
 
 t.test('every client and every server behind haproxy is replaced in turn, and no request fails', async t => {
@@ -32,15 +34,19 @@ t.test('every client and every server behind haproxy is replaced in turn, and no
     clients: CLIENTS,
     processes: true,
     startClients: false,
-    seed: settings => ({ ...settings, drainDelay: '1s', drainTimeout: '3s', log: { level: 'info' } }),
+    seed: settings => ({
+      ...settings,
+      ...PATIENT,
+      fronts: (settings['fronts'] as Settings[]).map(front => ({ ...front, dialTimeout: '60s' })),
+      drainDelay: '2s'
+    }),
     shoot: (settings, _cluster, index) => ({
       ...settings,
+      ...PATIENT,
       name: `client-${index}`,
       servers: [
         { url: `wss://vpn.demo.test:${tunnelPort}`, address: `127.0.0.1:${tunnelPort}` }
-      ] as Settings[],
-      drainTimeout: '4s',
-      log: { level: 'info' }
+      ] as Settings[]
     })
   })
   const { replicas, clients, pki } = home
