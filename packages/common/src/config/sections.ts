@@ -88,7 +88,7 @@ const linkKeys = {
   }).prefault('10s'),
   replayLimit: size({
     about:
-      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long lines, never data.',
+      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long lines, never data. Less is kept where the path is slow: twice what it carries in a round trip.',
     min: '64KiB',
     max: '1GiB'
   }).prefault('32MiB'),

@@ -20,6 +20,7 @@ import { holdMessage } from '../message.js'
 import { Heartbeat, type HeartbeatLimits, heartbeatDefaults } from './heartbeat.js'
 import { decodeNote, decodeNumber, encodeNote, encodeNumber, isLinkMessage, linkType } from './message.js'
 import { REPLAY_BUDGET_BYTES, ReplayBuffer, type ReplayLimits, replayDefaults } from './replay.js'
+import { SendWindow } from './send-window.js'
 import { StallWatch, type StallLimits, stallDefaults } from './stall.js'
 
 export type LinkLimits = ReplayLimits &
@@ -40,9 +41,12 @@ export const linkDefaults: LinkLimits = {
  * Received messages are acknowledged after a quarter of what the peer keeps for replay, or after a while. That quarter
  * is the peer's number: from above it bounds what it must keep, from below how many answers its messages cause.
  */
-const ACK_MOST_BYTES = 2 << 20
+const ACK_MOST_BYTES = 256 << 10
 const ACK_LEAST_BYTES = 16 << 10
 const ACK_AFTER_MS = 250
+/** With this much to acknowledge somebody may be waiting for it: the peer sends no more than the path carries. */
+const ACK_SOON_BYTES = 32 << 10
+const ACK_SOON_MS = 25
 
 /** At most one announcement in this time is passed on: each may be 64 KiB of JSON. The newest one says all. */
 const NOTE_EVERY_MS = 250
@@ -88,6 +92,8 @@ export class Link extends EventEmitter implements Carrier {
   #heartbeat: Heartbeat | undefined
   #resumeTimer: Timer | undefined
   #ackTimer: Timer | undefined
+  /** The acknowledgement comes after ACK_SOON_MS. */
+  #ackSoon = false
   #attached = 0
   #downSinceMs: number
   #note: string | undefined
@@ -101,6 +107,13 @@ export class Link extends EventEmitter implements Carrier {
   #ackEveryBytes = ACK_MOST_BYTES
   /** Messages that the next carrier will bring again although we have them. */
   #skip = 0
+  /** The last message that the carrier was given. */
+  #given = 0
+  /** The last message that was there before the carrier. */
+  #replayed = 0
+  /** What the peer has acknowledged. May be more than what this carrier was given: that is sent to it all the same. */
+  #peerReceived = 0
+  #window: SendWindow
   /** The carrier said "wait for drain". */
   #carrierFull = false
   /** Link messages that wait for that drain, by type: a newer one of the same type takes the older one's place. */
@@ -118,6 +131,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#stall = new StallWatch(clock, this.#limits.ackTimeoutMs, () =>
       this.close('OVERLOADED', `link.ackTimeout: nothing acknowledged for ${this.#limits.ackTimeoutMs} ms`)
     )
+    this.#window = new SendWindow(this.#limits.replayLimitBytes)
     this.#downSinceMs = clock.now()
   }
 
@@ -170,17 +184,54 @@ export class Link extends EventEmitter implements Carrier {
   send(message: Buffer): boolean {
     if (this.#state === 'closed') return true
     this.#replay.push(message)
-    if (this.#carrier) {
-      this.#stall.waiting()
-      if (!sendKept(this.#carrier, message)) this.#carrierFull = true
-    }
-    this.#blocked = this.#carrierFull || !this.#replay.hasRoom
+    this.#giveMessages()
+    this.#blocked = !this.#mayGoOn
     return !this.#blocked
+  }
+
+  /**
+   * While down nothing more is taken: what waits in the session still takes turns there. While up, as much as the path
+   * carries, behind what is sent again.
+   */
+  get #mayGoOn(): boolean {
+    if (!this.#carrier || this.#carrierFull || this.#given < this.#replay.sent) return false
+    return this.#replay.bytes < this.#window.bytes && this.#replay.hasRoom
+  }
+
+  /** Gives the carrier the messages that it has not been given, until it says "wait". */
+  #giveMessages(): void {
+    const carrier = this.#carrier
+    while (carrier && !this.#carrierFull && this.#given < this.#replay.sent) {
+      const number = ++this.#given
+      const message = this.#replay.message(number)
+      // What is sent again may be acknowledged before it arrives: that says nothing about the path.
+      if (number > this.#replayed) {
+        this.#window.sent(number, this.#replay.bytes - message.length, this.#clock.now())
+      }
+      holdMessage(message)
+      const full = !carrier.send(message)
+      if (this.#carrier !== carrier) return
+      this.#carrierFull = full
+      this.#stall.waiting()
+    }
+    this.#forgetReceived()
+  }
+
+  /** Lets go of what the peer has, but for what it expects on this carrier: it counts those, and skips what it knows. */
+  #forgetReceived(): void {
+    const count = Math.min(this.#peerReceived, this.#given)
+    if (count > this.#replay.acknowledged) this.#acknowledged(count)
   }
 
   close(code: ErrorCode, detail?: string): void {
     if (this.#state === 'closed') return
     const carrier = this.#detach()
+    // What was taken goes first: it may be the last END of a stream.
+    while (carrier && this.#given < this.#replay.sent) {
+      const message = this.#replay.message(++this.#given)
+      holdMessage(message)
+      carrier.send(message)
+    }
     this.#end(new TunnelError(code, detail))
     carrier?.close(code, detail)
   }
@@ -227,11 +278,14 @@ export class Link extends EventEmitter implements Carrier {
     this.#resumeTimer?.cancel()
     this.#skip = skip
     this.#acknowledged(resume.peerReceived)
+    this.#given = resume.peerReceived
+    this.#peerReceived = resume.peerReceived
+    this.#replayed = this.#replay.sent
+    this.#window = new SendWindow(this.#limits.replayLimitBytes)
     const quarterBytes = Math.floor(resume.peerReplayLimitBytes / 4)
     this.#ackEveryBytes = Math.max(ACK_LEAST_BYTES, Math.min(ACK_MOST_BYTES, quarterBytes))
     this.#unackedBytes = 0
     this.#carrier = carrier
-    const replay = this.#replay.unacknowledged()
     const replayedBytes = this.#attached > 0 ? this.#replay.bytes : 0
 
     const mine = <A extends unknown[]>(handle: (...args: A) => void) => {
@@ -274,9 +328,8 @@ export class Link extends EventEmitter implements Carrier {
     if (this.#note !== undefined) this.#sendOwn(encodeNote(this.#note))
     // It does not know that these have arrived; at its replay limit it sends nothing that would be acknowledged.
     if (skip > 0) this.#acknowledge()
-    for (const message of replay) this.#carrierFull = !sendKept(carrier, message)
-    if (replay.length > 0) this.#stall.waiting()
     this.#heartbeat.ping()
+    this.#giveMessages()
     this.emit('up', info)
     this.#resumeSending()
   }
@@ -313,6 +366,7 @@ export class Link extends EventEmitter implements Carrier {
       this.#waiting.delete(type)
       this.#sendOwn(message)
     }
+    this.#giveMessages()
     this.#resumeSending()
   }
 
@@ -345,8 +399,16 @@ export class Link extends EventEmitter implements Carrier {
     this.#received++
     this.#unackedBytes += message.length
     if (this.#unackedBytes >= this.#ackEveryBytes) this.#acknowledge()
-    else this.#ackTimer ??= this.#clock.after(ACK_AFTER_MS, () => this.#acknowledge())
+    else this.#acknowledgeLater()
     this.emit('message', message)
+  }
+
+  #acknowledgeLater(): void {
+    const soon = this.#unackedBytes >= ACK_SOON_BYTES
+    if (this.#ackTimer && this.#ackSoon === soon) return
+    this.#ackTimer?.cancel()
+    this.#ackSoon = soon
+    this.#ackTimer = this.#clock.after(soon ? ACK_SOON_MS : ACK_AFTER_MS, () => this.#acknowledge())
   }
 
   #acknowledge(): void {
@@ -362,12 +424,21 @@ export class Link extends EventEmitter implements Carrier {
     else if (type === linkType.PONG) this.#heartbeat?.pong(decodeNumber(message))
     else if (type === linkType.NOTE) this.#onNote(decodeNote(message))
     else if (type === linkType.ACK) {
-      this.#acknowledged(decodeNumber(message))
-      this.#resumeSending()
+      this.#onAck(decodeNumber(message))
     } else if (type <= linkType.NOTE) {
       throw new TunnelError('PROTOCOL_ERROR', `link message ${type} comes once, first`)
     }
     // Later versions may say more; what this one does not know is not for it.
+  }
+
+  #onAck(count: number): void {
+    if (count < this.#peerReceived || count > this.#replay.sent) {
+      const range = `${this.#peerReceived} to ${this.#replay.sent} fit`
+      throw new TunnelError('PROTOCOL_ERROR', `${count} messages acknowledged, ${range}`)
+    }
+    this.#peerReceived = count
+    this.#forgetReceived()
+    this.#resumeSending()
   }
 
   /** The first is passed on at once; of those that follow soon after it, the last one, when the time is over. */
@@ -387,14 +458,15 @@ export class Link extends EventEmitter implements Carrier {
 
   #acknowledged(count: number): void {
     const before = this.#replay.acknowledged
-    this.#replay.acknowledge(count)
+    const bytes = this.#replay.acknowledge(count)
     if (this.#replay.acknowledged === before) return
+    this.#window.acknowledged(count, bytes, this.#clock.now())
     this.#stall.moved({ waiting: this.#carrier !== undefined && this.#replay.bytes > 0 })
   }
 
   /** After an acknowledgement, a drain, or a new carrier: the session may go on if nothing else holds it up. */
   #resumeSending(): void {
-    if (!this.#blocked || this.#carrierFull || !this.#replay.hasRoom) return
+    if (!this.#blocked || !this.#mayGoOn) return
     this.#blocked = false
     this.emit('drain')
   }
@@ -432,12 +504,6 @@ export class Link extends EventEmitter implements Carrier {
     this.#replay.clear()
     this.emit('close', error)
   }
-}
-
-/** Sends a message that the replay buffer goes on holding. */
-function sendKept(carrier: Carrier, message: Buffer): boolean {
-  holdMessage(message)
-  return carrier.send(message)
 }
 
 /** A carrier that was lost, not closed on purpose: the link goes on without it. */

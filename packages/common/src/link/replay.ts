@@ -64,8 +64,8 @@ export class ReplayBuffer {
     this.#budget.take(message.length)
   }
 
-  /** The other side has `count` messages. @throws TunnelError PROTOCOL_ERROR when it cannot be. */
-  acknowledge(count: number): void {
+  /** The other side has `count` messages. Returns the bytes let go. @throws TunnelError PROTOCOL_ERROR when it cannot be. */
+  acknowledge(count: number): number {
     if (count < this.#acknowledged || count > this.#sent) {
       const range = `${this.#acknowledged} to ${this.#sent} fit`
       throw new TunnelError('PROTOCOL_ERROR', `${count} messages acknowledged, ${range}`)
@@ -84,11 +84,12 @@ export class ReplayBuffer {
       this.#messages.splice(0, this.#head)
       this.#head = 0
     }
+    return freed
   }
 
-  /** What the other side has not acknowledged, in order. */
-  unacknowledged(): Buffer[] {
-    return this.#messages.slice(this.#head)
+  /** Message number `number`, counted from 1, which is not acknowledged. */
+  message(number: number): Buffer {
+    return this.#messages[this.#head + number - this.#acknowledged - 1] as Buffer
   }
 
   /** Lets everything go. */

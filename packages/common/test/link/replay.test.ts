@@ -55,7 +55,6 @@ t.test('clearing gives everything back, once', async t => {
 
   t.equal(budget.usedBytes, 0)
   t.equal(replay.bytes, 0)
-  t.same(replay.unacknowledged(), [])
 })
 
 t.test('messages are kept by reference, in order, until they are acknowledged', async t => {
@@ -65,10 +64,8 @@ t.test('messages are kept by reference, in order, until they are acknowledged', 
 
   replay.acknowledge(1)
 
-  const kept = replay.unacknowledged()
-  t.equal(kept.length, 2)
-  t.equal(kept[0], messages[1])
-  t.equal(kept[1], messages[2])
+  t.equal(replay.message(2), messages[1])
+  t.equal(replay.message(3), messages[2])
   t.equal(replay.sent, 3)
   t.equal(replay.acknowledged, 1)
   t.equal(replay.bytes, 5)
@@ -101,7 +98,7 @@ t.test('a million messages leave nothing behind', async t => {
   }
 
   t.equal(replay.sent, 1_000_000)
-  t.equal(replay.unacknowledged().length, 3)
+  t.equal(replay.message(999_998), message)
   t.equal(budget.usedBytes, 24)
   await collectGarbage()
   const grownBytes = process.memoryUsage().heapUsed - heapBytes
