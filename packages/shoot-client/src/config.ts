@@ -143,7 +143,7 @@ export const shootSchema = section('', {
   }),
   proxy: url({
     about:
-      'Proxy on the way out. `env` goes by HTTPS_PROXY, HTTP_PROXY and NO_PROXY; `none` connects directly; or the URL of a proxy, with user and password if it asks for them.',
+      'Proxy on the way out. `env` goes by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY (unless that is a SOCKS proxy, which is left to other programs) and NO_PROXY; `none` connects directly; or the URL of a proxy, with user and password if it asks for them.',
     schemes: ['http', 'https'],
     credentials: true,
     words: ['env', 'none']

@@ -41,6 +41,7 @@ export class ConnectParser {
   #partial = NOTHING
   #headBytes = 0
   #headers = 0
+  #hosts = 0
   #target: Target | undefined
 
   constructor(limitBytes = HEADER_LIMIT_BYTES) {
@@ -91,6 +92,9 @@ export class ConnectParser {
     }
     if (text === '') return this.#target
     this.#headers++
+    // RFC 9112 §3.2: who names two hosts may be read in two ways.
+    if (/^host:/i.test(text) && this.#hosts++ > 0)
+      throw new TunnelError('BAD_REQUEST', 'there are two Host lines')
     checkField(text)
     return undefined
   }
@@ -102,6 +106,9 @@ function parseRequestLine(line: string): Target {
   const [, method, authority, major] = parts as unknown as [string, string, string, string]
   if (major !== '1') throw new TunnelError('BAD_REQUEST', `HTTP/${major} is not spoken here, use HTTP/1.1`)
   if (method !== 'CONNECT') throw new TunnelError('NOT_CONNECT', `not ${method.slice(0, 32)}`)
+  // RFC 9112 §3.2.3: authority-form, where a URL is what other methods ask a proxy for (§3.2.2).
+  if (authority.includes('://'))
+    throw new TunnelError('BAD_TARGET', 'CONNECT asks for host:port, not for a URL')
   return { proto: 'tcp', ...parseAuthority(authority) }
 }
 

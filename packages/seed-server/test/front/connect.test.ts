@@ -161,3 +161,16 @@ t.test(
     )
   }
 )
+
+t.test('a URL instead of a target and two Host lines are refused in their own words', async t => {
+  const feed = (text: string) => new ConnectParser().feed(Buffer.from(text))
+  t.throws(() => feed('CONNECT http://10.0.0.5:80/ HTTP/1.1\r\n\r\n'), {
+    code: 'BAD_TARGET',
+    detail: 'CONNECT asks for host:port, not for a URL'
+  })
+  t.throws(() => feed('CONNECT a:1 HTTP/1.1\r\nHost: a\r\nX: y\r\nhOST: a\r\n\r\n'), {
+    code: 'BAD_REQUEST',
+    detail: 'there are two Host lines'
+  })
+  t.ok(feed('CONNECT a:1 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Host: b\r\n\r\n'))
+})

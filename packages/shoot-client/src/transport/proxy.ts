@@ -29,7 +29,9 @@ export function proxyFor(
   if (setting === 'none') return undefined
   if (setting !== 'env') return readProxy(setting, 'proxy')
   const named = secure ? ['https_proxy', 'HTTPS_PROXY'] : ['http_proxy', 'HTTP_PROXY']
-  const variable = [...named, 'all_proxy', 'ALL_PROXY'].find(name => env[name] && !isForged(name, env))
+  const variable = [...named, 'all_proxy', 'ALL_PROXY'].find(
+    name => env[name] && !isForged(name, env) && !isForOthers(name, env)
+  )
   if (variable === undefined) return undefined
   const noProxy = env['no_proxy'] || env['NO_PROXY'] || ''
   if (destinations.some(one => isLocal(one.host) || isExempt(one, noProxy))) return undefined
@@ -39,6 +41,11 @@ export function proxyFor(
 /** A CGI server puts the request header `Proxy:` into HTTP_PROXY (CVE-2016-5385, "httpoxy"). */
 function isForged(name: string, env: Environment): boolean {
   return name === 'HTTP_PROXY' && env['REQUEST_METHOD'] !== undefined
+}
+
+/** ALL_PROXY is for every program and scheme: a SOCKS proxy there is for those that can use it, as for Go it is for none. */
+function isForOthers(name: string, env: Environment): boolean {
+  return /^all_proxy$/i.test(name) && /^socks/i.test(env[name] ?? '')
 }
 
 function readProxy(text: string, source: string): URL {

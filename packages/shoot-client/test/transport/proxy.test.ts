@@ -19,6 +19,8 @@ t.test('the variable for the scheme counts, then ALL_PROXY, lower case first', a
     'without a scheme it is http'
   )
   t.equal(chosen({}), undefined)
+  t.equal(chosen({ ALL_PROXY: 'socks5://all:1080' }), undefined, 'SOCKS there is for other programs')
+  t.equal(chosen({ all_proxy: 'socks5h://all:1080', ALL_PROXY: 'http://all' }), 'http://all/')
 })
 
 t.test('HTTP_PROXY is not believed inside CGI, where a request header can set it', async t => {
