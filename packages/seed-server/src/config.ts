@@ -156,7 +156,10 @@ const front = section('', {
     fits: name => FRONT_NAME.test(name),
     expected: FRONT_NAME_RULE
   }),
-  listen: listen({ about: 'Where. Without `tls` only a Unix socket or a loopback address is allowed.' }),
+  listen: listen({
+    about:
+      'Where. Without `tls` only a Unix socket or a loopback address is allowed. A Unix socket has no reset: when a target or the tunnel breaks, a caller that is only reading sees an orderly end, so that half an answer without a length of its own looks whole. One whose own bytes lie unread gets ECONNRESET. Over TCP, with TLS or without, every caller sees the reset.'
+  }),
   tls: section('Certificates of this front.', tls('callers', 'tunnels are reset')).optional(),
   mode: socketMode.optional(),
   cluster: text({

@@ -153,3 +153,51 @@ t.test(
     await t.rejects(open(t, path, { shared: true }), { code: 'LISTEN_FAILED', message: /in use/ })
   }
 )
+
+t.test('a reset is told where the bytes of the caller lie unread, as in an upload that waits', async t => {
+  const path = join(directory(t), 'front.sock')
+  let reset = (): void => {}
+  const port = await listenTcp(t, socket => {
+    socket.on('error', () => {}).pause()
+    reset = () => socket.resetAndDestroy()
+  })
+  await open(t, path)
+
+  const raw = await rawPlain(t, { path })
+  const failed = once(raw.socket, 'error')
+  await raw.write(connectTo(port)).untilText('200')
+  // Until nobody takes any more: then a full queue lies in front of the front.
+  const chunk = Buffer.alloc(256 << 10)
+  const taken = (): Promise<boolean> =>
+    new Promise(resolve => {
+      const timer = setTimeout(() => resolve(false), 500)
+      raw.socket.write(chunk, () => {
+        clearTimeout(timer)
+        resolve(true)
+      })
+    })
+  while (await taken());
+  reset()
+
+  const [error] = (await failed) as [NodeJS.ErrnoException]
+  t.match(error.code, /^(ECONNRESET|EPIPE)$/)
+})
+
+t.test('a reset in a plain download looks like an end: documented at fronts[].listen', async t => {
+  const path = join(directory(t), 'front.sock')
+  let reset = (): void => {}
+  const port = await listenTcp(t, socket => {
+    socket.on('error', () => {}).write('half an answer')
+    reset = () => socket.resetAndDestroy()
+  })
+  await open(t, path)
+
+  const raw = await rawPlain(t, { path })
+  raw.socket.on('error', error => t.fail(error.message))
+  await raw.write(connectTo(port)).untilText('half an answer')
+  reset()
+  raw.socket.end()
+  await raw.untilClosed()
+
+  t.match(raw.text, /half an answer$/)
+})
