@@ -288,6 +288,7 @@ export const table = [
       'seed-server/identity/**',
       'seed-server/workers/**',
       'common/*',
+      'common/config/bounds',
       'node:*',
       'commander',
       'yaml'
@@ -295,7 +296,7 @@ export const table = [
   },
   {
     files: ['shoot-client/main', 'shoot-client/cli', 'shoot-client/index'],
-    may: ['shoot-client/*', 'common/*', 'node:*', 'commander', 'yaml']
+    may: ['shoot-client/*', 'common/*', 'common/config/bounds', 'node:*', 'commander', 'yaml']
   },
 
   // What is left beside them: config, metrics, egress.

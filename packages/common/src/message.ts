@@ -18,18 +18,21 @@ const CAPACITIES = [16 << 10, (64 << 10) + 1_024, (128 << 10) + 1_024]
 const IDLE_LIMIT = 32
 
 /** Memory of one message, and how many still read it. */
-type Memory = { readonly bytes: ArrayBufferLike; readonly idle: Memory[] | undefined; holders: number }
+type Memory = { readonly bytes: ArrayBufferLike; readonly idle: IdleList | undefined; holders: number }
+
+/** Memory that nobody needs now. `least` of it was not needed at any time since it was last trimmed. */
+type IdleList = { memories: Memory[]; least: number }
 
 const memoryOf = Symbol('memory')
 type Message = Buffer & { [memoryOf]?: Memory }
 
-const idle = CAPACITIES.map((): Memory[] => [])
+const idle = CAPACITIES.map((): IdleList => ({ memories: [], least: 0 }))
 
 /** Memory for a message of `bytes`, its content undefined, held once: by whoever it is given to. */
 export function allocMessage(bytes: number): Buffer {
   if (bytes < ROOMY_FROM_BYTES) return Buffer.allocUnsafe(bytes)
   const size = CAPACITIES.findIndex(capacity => bytes <= capacity)
-  const memory = idle[size]?.pop() ?? {
+  const memory = takeIdle(idle[size]) ?? {
     bytes: Buffer.allocUnsafeSlow(HEADROOM_BYTES + (CAPACITIES[size] ?? bytes)).buffer,
     idle: idle[size],
     holders: 0
@@ -57,5 +60,27 @@ export function holdMessage(message: Message): void {
 export function releaseMessage(message: Message): void {
   const memory = message[memoryOf]
   if (!memory || --memory.holders > 0) return
-  if (memory.idle && memory.idle.length < IDLE_LIMIT) memory.idle.push(memory)
+  if (memory.idle && memory.idle.memories.length < IDLE_LIMIT) memory.idle.memories.push(memory)
+}
+
+function takeIdle(list: IdleList | undefined): Memory | undefined {
+  const memory = list?.memories.pop()
+  if (list && list.memories.length < list.least) list.least = list.memories.length
+  return memory
+}
+
+/** Forgets the memory that was not needed since the last call; to be called from time to time. */
+export function trimIdleMessages(): void {
+  for (const list of idle) {
+    list.memories.length -= list.least
+    list.least = list.memories.length
+  }
+}
+
+/** Bytes kept for messages to come. */
+export function idleMessageBytes(): number {
+  return idle.reduce(
+    (sum, { memories }, at) => sum + memories.length * (HEADROOM_BYTES + (CAPACITIES[at] ?? 0)),
+    0
+  )
 }

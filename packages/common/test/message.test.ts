@@ -1,5 +1,13 @@
 import t from 'tap'
-import { HEADROOM_BYTES, allocMessage, headroomOf, holdMessage, releaseMessage } from '../src/message.js'
+import {
+  HEADROOM_BYTES,
+  allocMessage,
+  headroomOf,
+  holdMessage,
+  idleMessageBytes,
+  releaseMessage,
+  trimIdleMessages
+} from '../src/message.js'
 
 t.test('a large message has room in front for a header, a small one comes from Node', async t => {
   t.equal(headroomOf(allocMessage(65_544)), HEADROOM_BYTES)
@@ -46,4 +54,23 @@ t.test('what is no message of ours may be held and let go of', async t => {
   releaseMessage(foreign)
 
   t.not(allocMessage(10_000).buffer, foreign.buffer)
+})
+
+t.test('memory that nobody needed between two looks is forgotten, what was needed stays', async t => {
+  trimIdleMessages()
+  trimIdleMessages()
+  const burst = [...Array(8)].map(() => allocMessage(100_000))
+  for (const message of burst) releaseMessage(message)
+  const before = idleMessageBytes()
+  t.ok(before >= 8 * 100_000)
+
+  trimIdleMessages()
+  t.equal(idleMessageBytes(), before, 'they may be needed again')
+  for (const message of [allocMessage(100_000), allocMessage(100_000)]) releaseMessage(message)
+  trimIdleMessages()
+  const needed = idleMessageBytes()
+  t.ok(needed >= 2 * 100_000 && needed < 3 * 150_000, `${needed} bytes`)
+  trimIdleMessages()
+
+  t.equal(idleMessageBytes(), 0)
 })

@@ -2,8 +2,18 @@
 import { type MemoryBound, memoryBounds } from '@tendril/common/config/bounds'
 import type { SeedConfig } from './config.js'
 
-export function serverMemoryBounds(config: Pick<SeedConfig, 'clusters' | 'link' | 'session'>): MemoryBound[] {
-  const { clusters, link } = config
+export function serverMemoryBounds(config: SeedConfig): MemoryBound[] {
+  const { clusters, link, tunnel, fronts } = config
   const streams = clusters.reduce((sum, { limits }) => sum + limits.streams, 0)
-  return memoryBounds(config, { links: link.linkLimit, streams })
+  const callers = fronts.reduce((sum, { maxConnections }) => sum + maxConnections, 0)
+  const heads = fronts.reduce((sum, front) => sum + front.maxConnections * front.headerLimit, 0)
+  return [
+    ...memoryBounds(config, { links: link.linkLimit, streams }),
+    { from: 'tunnel.headerLimit x tunnel.maxPending', bytes: tunnel.headerLimit * tunnel.maxPending },
+    { from: 'fronts[].headerLimit x fronts[].maxConnections', bytes: heads },
+    { from: '64KiB before the answer x fronts[].maxConnections', bytes: EARLY_BYTES * callers }
+  ]
 }
+
+/** EARLY_LIMIT_BYTES of front/caller.ts. */
+const EARLY_BYTES = 64 << 10

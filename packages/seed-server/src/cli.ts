@@ -11,9 +11,12 @@ import {
   withConfigOptions
 } from '@tendril/common/command'
 import { loadConfig, showConfig } from '@tendril/common/config'
+import { showBounds } from '@tendril/common/config/bounds'
+import { serverMemoryBounds } from './bounds.js'
 import { type SeedConfig, seedSchema } from './config.js'
 import { EGRESS_DIRECTORY, type EgressOptions, egressConfig } from './egress.js'
 import { addClients, writePki } from './identity/authority.js'
+import { usableCores } from './workers/cores.js'
 
 const FLAGS: KeyFlag[] = [
   {
@@ -80,9 +83,15 @@ export function createCli({ version, run, io }: { version: string; run: Run; io:
 
   withConfigOptions(program.command('check-config'), 'seed.yaml', FLAGS)
     .description(
-      'list everything wrong with the configuration, or print all of it, defaults included, secrets masked'
+      'list everything wrong with the configuration, or print all of it, defaults included, secrets masked, and the memory it allows'
     )
-    .action(async (_, command: Command) => io.out(showConfig(seedSchema, await load(command))))
+    .action(async (_, command: Command) => {
+      const config = await load(command)
+      io.out(
+        showConfig(seedSchema, config) +
+          showBounds(serverMemoryBounds(config), config.workers === 'auto' ? usableCores() : config.workers)
+      )
+    })
 
   withConfigOptions(program.command('egress-config'), 'seed.yaml', FLAGS)
     .description(

@@ -1,7 +1,7 @@
 /** The program seed-server: one command line in, one exit code out. */
 import { readFileSync } from 'node:fs'
 import { type House, type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
-import { tuneHeap } from '@tendril/common/heap'
+import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
 import { type Log, createLog } from '@tendril/common/log'
 import { type Metrics, createMetrics } from '@tendril/common/metrics'
 import { createCli } from './cli.js'
@@ -20,7 +20,10 @@ export async function main(argv: readonly string[], io: Io = processIo): Promise
 async function serve(config: SeedConfig, version: string): Promise<void> {
   const workers = config.workers === 'auto' ? usableCores() : config.workers
   // Before anything is made; the primary of several workers stays small by itself.
-  if (workers === 1) tuneHeap()
+  if (workers === 1) {
+    tuneHeap()
+    giveMemoryBack()
+  }
   const metrics = createMetrics({ program: NAME, version })
   const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
   process.once('exit', () => log.flush())

@@ -1,5 +1,8 @@
+import { showBounds } from '@tendril/common/config/bounds'
+import { LOG_BUFFER_BYTES } from '@tendril/common/log-output'
 import t from 'tap'
 import { serverMemoryBounds } from '../src/bounds.js'
+import { EARLY_LIMIT_BYTES } from '../src/front/caller.js'
 
 t.test('the bounds on memory follow from the configuration', async t => {
   const limits = {
@@ -14,13 +17,37 @@ t.test('the bounds on memory follow from the configuration', async t => {
   const config = {
     clusters: [cluster, { ...cluster, name: 'b' }],
     link: { replayBudget: 1_000, replayMin: 10, linkLimit: 30 },
-    session: { processBudget: 2_000, windowMin: 20 }
+    session: { processBudget: 2_000, windowMin: 20 },
+    tunnel: { maxPending: 3, headerLimit: 100 },
+    fronts: [
+      { maxConnections: 2, headerLimit: 10 },
+      { maxConnections: 4, headerLimit: 20 }
+    ]
   }
+  const KIB = 1 << 10
 
   t.same(serverMemoryBounds(config as never), [
     { from: 'link.replayBudget', bytes: 1_000 },
-    { from: 'link.replayMin x 30 links', bytes: 300 },
+    { from: '(link.replayMin + 130KiB) x 30 links', bytes: 30 * (10 + 130 * KIB) },
     { from: 'session.processBudget', bytes: 2_000 },
-    { from: 'session.windowMin x 100 streams', bytes: 2_000 }
+    { from: '(session.windowMin + 256KiB) x 100 streams', bytes: 100 * (20 + 256 * KIB) },
+    {
+      from: 'lines of the log that wait, and buffers kept for messages',
+      bytes: LOG_BUFFER_BYTES + 7 * KIB * KIB
+    },
+    { from: 'tunnel.headerLimit x tunnel.maxPending', bytes: 300 },
+    { from: 'fronts[].headerLimit x fronts[].maxConnections', bytes: 2 * 10 + 4 * 20 },
+    { from: '64KiB before the answer x fronts[].maxConnections', bytes: 6 * EARLY_LIMIT_BYTES }
   ])
+})
+
+t.test('their sum stands in front of them, as a comment', async t => {
+  const bounds = [
+    { from: 'a', bytes: 3 << 20 },
+    { from: 'b', bytes: (4 << 20) - 1 }
+  ]
+
+  const [sum, ...each] = showBounds(bounds, 2).split('\n')
+  t.match(sum, /^# Memory of each of 2 workers with every bound used up at once: 7 MiB,/)
+  t.same(each, ['#      3 MiB  a', '#      4 MiB  b', ''])
 })

@@ -11,6 +11,8 @@ import {
   withConfigOptions
 } from '@tendril/common/command'
 import { loadConfig, showConfig } from '@tendril/common/config'
+import { showBounds } from '@tendril/common/config/bounds'
+import { clientMemoryBounds } from './bounds.js'
 import { type ShootConfig, shootSchema } from './config.js'
 
 const FLAGS: KeyFlag[] = [
@@ -70,8 +72,11 @@ export function createCli({ version, run, io }: { version: string; run: Run; io:
 
   withConfigOptions(program.command('check-config'), 'shoot.yaml', FLAGS)
     .description(
-      'list everything wrong with the configuration, or print all of it, defaults included, secrets masked'
+      'list everything wrong with the configuration, or print all of it, defaults included, secrets masked, and the memory it allows'
     )
-    .action(async (_, command: Command) => io.out(showConfig(shootSchema, await load(command))))
+    .action(async (_, command: Command) => {
+      const config = await load(command)
+      io.out(showConfig(shootSchema, config) + showBounds(clientMemoryBounds(config)))
+    })
   return program
 }

@@ -1,7 +1,7 @@
 /** The program shoot-client: one command line in, one exit code out. */
 import { readFileSync } from 'node:fs'
 import { type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
-import { tuneHeap } from '@tendril/common/heap'
+import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
 import { createLog } from '@tendril/common/log'
 import { createMetrics } from '@tendril/common/metrics'
 import { createCli } from './cli.js'
@@ -18,6 +18,7 @@ export async function main(argv: readonly string[], io: Io = processIo): Promise
 
 async function keep(config: ShootConfig, version: string): Promise<void> {
   tuneHeap()
+  giveMemoryBack()
   // Only `run` needs the whole client; the other commands start faster without.
   const { Client } = await import('./client.js')
   const metrics = createMetrics({ program: NAME, version })

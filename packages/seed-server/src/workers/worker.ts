@@ -8,7 +8,7 @@ import { rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { TunnelError } from '@tendril/common'
 import { EXIT } from '@tendril/common/command'
-import { tuneHeap } from '@tendril/common/heap'
+import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
 import { createLog } from '@tendril/common/log'
 import { createMetrics } from '@tendril/common/metrics'
 import { readiness } from '../admin/readiness.js'
@@ -17,6 +17,7 @@ import type { Answers, Begin, FromWorker, Question, ToWorker } from './words.js'
 // A terminal and systemd tell the whole group; what follows from it is told by the primary, once.
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => {})
 tuneHeap()
+giveMemoryBack()
 // The house comes after, as in main.ts.
 const { Server } = await import('../server.js')
 process.once('message', (word: ToWorker) => {
