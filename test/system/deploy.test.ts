@@ -160,12 +160,16 @@ t.test('dashboard and alerts ask for metrics that exist', async t => {
 })
 
 t.test('the examples lead to the Service and the port of the chart', async t => {
+  const guides = (await read('../docs/install/control-plane.md')) + (await read('../docs/install/shoot.md'))
   for (const name of (await readdir(deploy('examples'))).filter(file => file.endsWith('.yaml'))) {
     const documents = parseAllDocuments(await read(`examples/${name}`))
     for (const document of documents) {
       t.same(document.errors, [], name)
       const { apiVersion, kind, metadata } = document.toJS()
-      t.ok(apiVersion && kind && metadata.name && metadata.namespace === 'tendril', `${name}: ${kind}`)
+      // As the guides create it: control-plane.md for what stands before the server, shoot.md for the client's.
+      const namespace = name.startsWith('network-policy') ? 'shoot-client' : 'tendril'
+      t.ok(apiVersion && kind && metadata.name && metadata.namespace === namespace, `${name}: ${kind}`)
+      t.match(guides, `kubectl create namespace ${namespace}\n`)
     }
     if (name.startsWith('network-policy')) continue
     const text = JSON.stringify(documents.map(document => document.toJS()))
