@@ -95,6 +95,7 @@ export const table = [
       'common/race',
       'common/remember',
       'common/resolve',
+      'common/identity/dns-name',
       'common/identity/peer',
       'common/wire/authority',
       'node:http',

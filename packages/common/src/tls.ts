@@ -1,9 +1,9 @@
 /**
- * How every TLS server of Tendril speaks: versions, ciphers, curves, and that refusals are explained. Not who
+ * How both ends of every TLS connection speak: versions, ciphers, curves, and that servers explain their refusals. Not who
  * is let in (identity/peer decides, after the handshake) and not which certificate is shown (a bundle does).
  */
 import { constants } from 'node:crypto'
-import type { Server, TlsOptions } from 'node:tls'
+import type { SecureContextOptions, Server, TlsOptions } from 'node:tls'
 
 /** The part of a certificate bundle that a listener needs: the files now, and a word when they changed. */
 export interface Certificates {
@@ -24,11 +24,30 @@ export const TLS_CIPHERS = [
   'ECDHE-ECDSA-AES256-GCM-SHA384',
   'ECDHE-RSA-AES256-GCM-SHA384',
   'ECDHE-ECDSA-CHACHA20-POLY1305',
-  'ECDHE-RSA-CHACHA20-POLY1305'
+  'ECDHE-RSA-CHACHA20-POLY1305',
+  // No RSA below 2048 bits and no SHA-1 in the peer's chain; OpenSSL's own configuration may have set less.
+  '@SECLEVEL=2'
 ].join(':')
 
-/** X25519 costs least; P-256 is for stacks that may use nothing else (FIPS). */
-export const TLS_CURVES = 'X25519:P-256'
+/**
+ * X25519 costs least; P-256 is for stacks that may use nothing else (FIPS). The others are for those that must: over TLS
+ * 1.2 the curve of a peer's certificate has to be among them (RFC 8422 §5.1), and some insist on P-384 (CNSA).
+ */
+export const TLS_CURVES = 'X25519:P-256:P-384:P-521'
+
+/**
+ * What no environment changes: each is set on every connection, because a default of Node is what `--tls-min-v1.0`,
+ * `--tls-cipher-list` and a file named by OPENSSL_CONF set.
+ */
+export const TLS_POLICY = {
+  minVersion: 'TLSv1.2',
+  maxVersion: 'TLSv1.3',
+  ciphers: TLS_CIPHERS,
+  ecdhCurve: TLS_CURVES,
+  // No renegotiation (TLS 1.2): a handshake costs this side more than the other, and a peer's identity is asked once.
+  // No tickets: kube-apiserver never resumes a session, they would be made and encrypted for nobody.
+  secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_TICKET
+} as const satisfies SecureContextOptions
 
 /**
  * Options for `tls.createServer`. A client certificate is always asked for, and a missing or wrong one does not
@@ -38,12 +57,8 @@ export const TLS_CURVES = 'X25519:P-256'
 export function serverTlsOptions(certificates: Certificates): TlsOptions {
   return {
     ...certificates.tlsOptions(),
-    minVersion: 'TLSv1.2',
-    ciphers: TLS_CIPHERS,
-    ecdhCurve: TLS_CURVES,
+    ...TLS_POLICY,
     honorCipherOrder: true,
-    // kube-apiserver never resumes a session: tickets would be made and encrypted for nobody.
-    secureOptions: constants.SSL_OP_NO_TICKET,
     requestCert: true,
     rejectUnauthorized: false
   }

@@ -58,7 +58,10 @@ const tls = (who: string, opened: string) => ({
   onExpiry: choice({
     about: `\`end\`: ${opened} when the certificate expires with which they were opened. \`keep\`: they stay, and only new ones need a valid certificate. Those whose certificate comes from an authority that is no longer in \`clientCa\` end in any case, when the file has been read again.`,
     values: ['end', 'keep']
-  }).default('end')
+  }).default('end'),
+  requireClientAuth: yesNo({
+    about: `Certificates of ${who} must have clientAuth in their extended key usage. \`false\` also accepts old ones that have no extended key usage at all.`
+  }).default(true)
 })
 
 const limits = {

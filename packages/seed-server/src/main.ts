@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { type House, type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
 import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
+import { secureEnvironment } from '@tendril/common/environment'
 import { type Log, createLog } from '@tendril/common/log'
 import { type Metrics, createMetrics } from '@tendril/common/metrics'
 import { createCli } from './cli.js'
@@ -28,6 +29,7 @@ async function serve(config: SeedConfig, version: string): Promise<void> {
   const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
   process.once('exit', () => log.flush())
   log.info({ version, ...(workers > 1 && { workers }) }, `${NAME} starts`)
+  for (const warning of secureEnvironment()) log.warn(warning)
   await runHouse(await build(config, { workers, version, log, metrics }), { log })
   log.info(`${NAME} stopped`)
 }

@@ -192,6 +192,7 @@ export class Server implements House {
     this.#acceptor = await listenAcceptor({
       listen: tunnel.listen,
       certificates,
+      requireClientAuth: tunnel.tls.requireClientAuth,
       proxyProtocol: tunnel.proxyProtocol,
       proxyHeaderLimitBytes: tunnel.proxyHeaderLimit,
       clusters,
@@ -297,7 +298,11 @@ export class Server implements House {
     return listenFront({
       name: front.name,
       listen: front.listen,
-      ...(front.tls && { certificates: await this.#bundle(front.tls), onExpiry: front.tls.onExpiry }),
+      ...(front.tls && {
+        certificates: await this.#bundle(front.tls),
+        onExpiry: front.tls.onExpiry,
+        requireClientAuth: front.tls.requireClientAuth
+      }),
       ...(front.callers && { callers: front.callers }),
       tunnel: { clusters, peers: peers?.identities, certificates: tunnelCertificates },
       ...(front.mode !== undefined && { mode: front.mode }),

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
 import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
+import { secureEnvironment } from '@tendril/common/environment'
 import { createLog } from '@tendril/common/log'
 import { createMetrics } from '@tendril/common/metrics'
 import { createCli } from './cli.js'
@@ -25,6 +26,7 @@ async function keep(config: ShootConfig, version: string): Promise<void> {
   const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
   process.once('exit', () => log.flush())
   log.info({ version }, `${NAME} starts`)
+  for (const warning of secureEnvironment()) log.warn(warning)
   await runHouse(new Client(config, { log, metrics }), { log })
   log.info(`${NAME} stopped`)
 }

@@ -75,7 +75,8 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
     http: {
       headersTimeout: headerTimeoutMs,
       connectionsCheckingInterval: TIMEOUT_CHECK_MS,
-      maxHeaderSize: ADMIN_HEADER_LIMIT_BYTES
+      maxHeaderSize: ADMIN_HEADER_LIMIT_BYTES,
+      insecureHTTPParser: false
     }
   })
   app.server.on('connection', (socket: Socket) => connections.add(socket))

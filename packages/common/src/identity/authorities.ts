@@ -51,7 +51,8 @@ export function comesFrom(
   )
 }
 
-function issuersOf(leaf: X509Certificate): X509Certificate[] {
+/** The certificates above it that its holder showed, at most 16. */
+export function issuersOf(leaf: X509Certificate): X509Certificate[] {
   const issuers: X509Certificate[] = []
   let next = leaf.issuerCertificate
   while (next !== undefined && issuers.length < CHAIN_LIMIT) {

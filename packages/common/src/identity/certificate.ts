@@ -10,6 +10,7 @@ import { TunnelError } from '../errors.js'
 import { bits, bool, child, content, explicit, extensionValue, implicit, integer } from './der.js'
 import { nothing, octets, oid, read, sequence, set, time, utf8, write } from './der.js'
 import type { Der } from './der.js'
+import { foldDnsName } from './dns-name.js'
 import { formatPem } from './pem.js'
 
 export type Usage = 'serverAuth' | 'clientAuth'
@@ -131,7 +132,10 @@ export function issueLeaf(issuer: Issuer, options: LeafOptions): string {
         extension(OID.basicConstraints, sequence(), true),
         // digitalSignature (0), all that TLS 1.3 and ECDHE suites ask of a leaf.
         extension(OID.keyUsage, bits(Buffer.from([0b1000_0000]), 7), true),
-        extension(OID.extendedKeyUsage, sequence(...usages.map(usage => oid(OID[usage])))),
+        // RFC 5280 §4.2.1.12: at least one, or no extension.
+        ...(usages.length > 0
+          ? [extension(OID.extendedKeyUsage, sequence(...usages.map(usage => oid(OID[usage]))))]
+          : []),
         extension(OID.subjectKeyId, octets(keyIdOf(spki))),
         ...authorityKeyId(issuerTbs),
         ...(altNames.length > 0 ? [extension(OID.subjectAltName, sequence(...altNames))] : [])
@@ -223,8 +227,9 @@ function extension(id: string, value: Der, critical = false): Der {
 function hostName(host: string): Der {
   if (isIP(host) !== 0 && !host.includes('%'))
     return implicit(7, Buffer.from(ipaddr.parse(host).toByteArray()))
-  if (host.length <= DNS_NAME_LIMIT && DNS_NAME.test(host))
-    return implicit(2, Buffer.from(host.toLowerCase(), 'latin1'))
+  // RFC 5280 §4.2.1.6: in the preferred name syntax, which has no final dot.
+  const name = foldDnsName(host)
+  if (name.length <= DNS_NAME_LIMIT && DNS_NAME.test(name)) return implicit(2, Buffer.from(name, 'latin1'))
   throw new TunnelError(
     'BAD_CONFIG',
     `${JSON.stringify(host)} is neither a DNS name nor an IP address (no scheme, port, brackets or zone; punycode for other alphabets)`

@@ -9,6 +9,8 @@ export type Known = {
   readonly identity: Identity
   readonly notBefore: Date
   readonly notAfter: Date
+  /** Its extended key usage says that it is for clients. */
+  readonly clientAuth: boolean
 }
 
 /** Certificates remembered, about a KiB each; at the limit the one known longest is forgotten, and read again. */

@@ -8,6 +8,7 @@ import { X509Certificate as Certificate } from 'node:crypto'
 import tls from 'node:tls'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { TunnelError } from '../errors.js'
+import { issuersOf } from './authorities.js'
 import { foldDnsName } from './dns-name.js'
 import { describe, describeIssuer, formatMoment, quote, readIdentity } from './identity.js'
 import type { Identity } from './identity.js'
@@ -21,6 +22,8 @@ export type VerifyOptions = {
   code?: 'NOT_IDENTIFIED' | 'CLIENT_NOT_IDENTIFIED'
   /** Names of the authorities that would have been accepted, for the message: `Bundle.authorities`. */
   authorities?: readonly string[]
+  /** Refuses a certificate without an extended key usage, which may be for anything. Default true. */
+  requireClientAuth?: boolean
   /** The moment to judge validity at. Default: now. */
   now?: Date
 }
@@ -40,6 +43,8 @@ export type TunnelIdentities = { clusters?: readonly ClusterIdentities[]; peers?
 
 // RFC 5280 §4.2.1.12: id-kp-clientAuth.
 const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2'
+/** NIST SP 800-131A: shorter RSA keys are disallowed. */
+export const RSA_LEAST_BITS = 2_048
 
 const known = new KnownCertificates()
 
@@ -50,20 +55,34 @@ const known = new KnownCertificates()
  * resumed session repeats an old verdict.
  */
 export function verifyPeer(socket: TLSSocket, options: VerifyOptions = {}): Identity {
-  const { code = 'NOT_IDENTIFIED', authorities, now = new Date() } = options
+  const { code = 'NOT_IDENTIFIED', authorities, now = new Date(), requireClientAuth = true } = options
   const certificate = socket.getPeerX509Certificate()
   if (certificate === undefined) throw new TunnelError(code, 'no client certificate was presented')
   const facts = known.get(certificate)
-  if (facts && socket.authorized === true && now >= facts.notBefore && now <= facts.notAfter)
+  const isFit = (clientAuth: boolean): boolean => clientAuth || !requireClientAuth
+  if (
+    facts &&
+    socket.authorized === true &&
+    now >= facts.notBefore &&
+    now <= facts.notAfter &&
+    isFit(facts.clientAuth)
+  )
     return facts.identity
 
   const notBefore = new Date(certificate.validFrom)
   const notAfter = new Date(certificate.validTo)
+  // Node's `keyUsage` is the extended one: undefined when the certificate has none.
+  const clientAuth = certificate.keyUsage?.includes(CLIENT_AUTH) === true
   const reason =
-    refusalByDate(certificate, notBefore, notAfter, now) ?? refusalByTls(socket, certificate, authorities)
+    refusalByDate(certificate, notBefore, notAfter, now) ??
+    refusalByKey(certificate) ??
+    refusalByTls(socket, certificate, authorities) ??
+    (isFit(clientAuth)
+      ? undefined
+      : `certificate of ${describe(certificate)} has no extended key usage, and clientAuth is required (requireClientAuth)`)
   if (reason !== undefined) throw new TunnelError(code, reason)
   const identity = readIdentity(certificate, code)
-  known.add({ identity, notBefore, notAfter })
+  known.add({ identity, notBefore, notAfter, clientAuth })
   return identity
 }
 
@@ -162,6 +181,19 @@ function refusalByDate(
   return undefined
 }
 
+/** The leaf, and what was shown with it. OpenSSL refuses these as well (tls.ts), in no words that reach us. */
+function refusalByKey(certificate: X509Certificate): string | undefined {
+  const weak = [certificate, ...issuersOf(certificate)].find(one => rsaBitsOf(one) < RSA_LEAST_BITS)
+  if (!weak) return undefined
+  const whose = weak === certificate ? '' : ` comes from an authority, ${describe(weak)}, that`
+  return `certificate of ${describe(certificate)}${whose} has an RSA key of ${rsaBitsOf(weak)} bits; at least ${RSA_LEAST_BITS} are required`
+}
+
+/** Infinity for keys of other kinds. */
+function rsaBitsOf({ publicKey }: X509Certificate): number {
+  return publicKey.asymmetricKeyDetails?.modulusLength ?? Infinity
+}
+
 function refusalByTls(
   socket: TLSSocket,
   certificate: X509Certificate,
@@ -192,6 +224,9 @@ function refusalByTls(
         : `${who} may not be used by clients: its key usage says otherwise`
     case 'CERT_SIGNATURE_FAILURE':
       return `${who} was not signed by the authority that it names, ${describeIssuer(certificate)}`
+    case 'UNSPECIFIED':
+      // What Node has no name for: X509_V_ERR_CA_KEY_TOO_SMALL and its like.
+      return `${who} did not verify: an authority above it, or a signature, may be too weak (RSA below ${RSA_LEAST_BITS} bits, SHA-1)`
     default:
       return `${who} did not verify (${verdict})`
   }

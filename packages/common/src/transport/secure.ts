@@ -7,7 +7,8 @@ import type { Socket } from 'node:net'
 import { checkServerIdentity, connect } from 'node:tls'
 import type { ConnectionOptions, PeerCertificate, TLSSocket } from 'node:tls'
 import { TunnelError } from '../errors.js'
-import { TLS_CIPHERS, TLS_CURVES } from '../tls.js'
+import { withoutFinalDot } from '../identity/dns-name.js'
+import { TLS_POLICY } from '../tls.js'
 
 export type SecureOptions = {
   /** Name to ask for (SNI) and to find in the certificate; or an address, which is not asked for but found. */
@@ -26,7 +27,9 @@ export type SecureOptions = {
  * `SERVER_UNREACHABLE` or the signal's reason; both sockets are destroyed then.
  */
 export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocket> {
-  const { serverName, ca, cert, key, signal } = options
+  const { ca, cert, key, signal } = options
+  // RFC 6066 section 3: the name is sent without a trailing dot, and certificates have none.
+  const serverName = withoutFinalDot(options.serverName)
   return new Promise((resolve, reject) => {
     const secured = connect({
       socket,
@@ -34,9 +37,9 @@ export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocke
       // RFC 6066 section 3: literal addresses are not permitted in SNI.
       servername: isIP(serverName) ? '' : serverName,
       ALPNProtocols: ['http/1.1'],
-      minVersion: 'TLSv1.2',
-      ciphers: TLS_CIPHERS,
-      ecdhCurve: TLS_CURVES,
+      ...TLS_POLICY,
+      // Said here, since NODE_TLS_REJECT_UNAUTHORIZED=0 is only another default.
+      rejectUnauthorized: true,
       checkServerIdentity: options.checkServerIdentity ?? checkServerIdentity,
       ...(ca !== undefined && { ca }),
       ...(cert !== undefined && { cert }),
@@ -59,6 +62,8 @@ export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocke
     // Stays: a connection broken before its new owner listens must not end the process.
     secured.on('error', (error: TlsError) => fail(explainTls(error, serverName)))
     secured.once('secureConnect', () => {
+      if (!secured.authorized)
+        return fail(explainTls({ code: String(secured.authorizationError) }, serverName))
       settle()
       resolve(secured)
     })
@@ -76,6 +81,8 @@ const reasonByCode: Record<string, string> = {
   UNABLE_TO_GET_ISSUER_CERT: 'its certificate comes from an authority that is not in our ca file',
   UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'its certificate comes from an authority that is not in our ca file',
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate comes from an authority that is not in our ca file',
+  UNSPECIFIED:
+    'its certificate, or that of an authority above it, is too weak (RSA below 2048 bits, or signed with SHA-1)',
   CERT_SIGNATURE_FAILURE: 'its certificate was not signed by the authority it names'
 }
 

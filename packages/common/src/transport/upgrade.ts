@@ -49,6 +49,7 @@ export function upgrade(
     const websocket = new WebSocket(address, WEBSOCKET_PROTOCOL, {
       ...websocketOptions,
       ...(headers && { headers }),
+      insecureHTTPParser: false,
       createConnection: () => socket
     })
     const settle = (): void => {

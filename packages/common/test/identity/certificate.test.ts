@@ -81,10 +81,11 @@ t.test('hosts that are neither names nor addresses are refused', async t => {
   for (const host of ['a', '_x.y', 'a-b.c', '1.example', label, longest, 'xn--bcher-kva.test']) {
     t.doesNotThrow(() => issue({ hosts: [host] }), host)
   }
+  t.equal(new X509Certificate(issue({ hosts: ['A.test.'] }).cert).subjectAltName, 'DNS:a.test')
   for (const host of [
     '',
     '.',
-    'a.',
+    'a..',
     '.a',
     'a..b',
     'a:443',

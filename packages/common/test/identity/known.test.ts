@@ -5,7 +5,7 @@ const moment = new Date('2030-01-01T00:00:00Z')
 
 function facts(fingerprint256: string): Known {
   const identity = { role: undefined, dnsNames: [], uris: [], fingerprint256, notAfter: moment }
-  return { identity, notBefore: moment, notAfter: moment }
+  return { identity, notBefore: moment, notAfter: moment, clientAuth: true }
 }
 
 t.test('what was added is found by its fingerprint, nothing else is', async t => {

@@ -55,6 +55,8 @@ export type AcceptorOptions = {
    * servers are refused as anybody is who is no client.
    */
   peers?: NonNullable<ClusterIdentities['identities']>
+  /** Certificates without an extended key usage are refused. Default true. */
+  requireClientAuth?: boolean
   /** Headers of the answer to an upgrade. */
   answerHeaders?: Readonly<Record<string, string>>
   /** `required`: every connection begins with a PROXY header, version 1 or 2. Default `none`. */
@@ -304,9 +306,13 @@ class OpenAcceptor implements Acceptor {
     let identity: Identity
     let cluster: string
     try {
-      const { certificates } = this.#options
+      const { certificates, requireClientAuth = true } = this.#options
       const { authorities } = certificates
-      identity = verifyPeer(socket, { code: 'CLIENT_NOT_IDENTIFIED', ...(authorities && { authorities }) })
+      identity = verifyPeer(socket, {
+        code: 'CLIENT_NOT_IDENTIFIED',
+        requireClientAuth,
+        ...(authorities && { authorities })
+      })
       cluster = this.#clusterOf(identity)
       const release = this.#options.admit?.(cluster)
       if (release) arrival.socket.once('close', release)

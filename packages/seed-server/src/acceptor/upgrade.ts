@@ -45,7 +45,10 @@ export class Upgrader {
   constructor(options: UpgraderOptions) {
     this.#options = options
     // Never listens: sockets are handed in. Node's header timeouts come with listening, so listen.ts keeps the time.
-    this.#server = createServer({ maxHeaderSize: options.headerLimitBytes })
+    this.#server = createServer({
+      maxHeaderSize: options.headerLimitBytes,
+      insecureHTTPParser: false
+    })
     this.#server.on('upgrade', (request, socket, head) => this.#serverOnUpgrade(request, socket, head))
     this.#server.on('request', request => this.refuse(request.socket, whyNot(request)))
     this.#server.on('connect', (request, socket) => this.refuse(socket, whyNot(request)))

@@ -5,6 +5,7 @@
  */
 import { TunnelError } from '@tendril/common'
 import { haveCommonAuthority, readAuthorities } from '@tendril/common/identity/authorities'
+import { foldDnsName } from '@tendril/common/identity/dns-name'
 import { type Identity, type TunnelIdentities, assertCaller, presented } from '@tendril/common/identity/peer'
 import type { Certificates } from '@tendril/common/tls'
 
@@ -51,8 +52,11 @@ export class AllowedCallers {
     }
     if (names) {
       const { name, commonName, dnsNames } = identity
-      if ([name, commonName, ...dnsNames].some(own => own !== undefined && names.includes(own)))
-        return 'allowed'
+      const folded = names.map(foldDnsName)
+      const isListed =
+        [name, commonName].some(own => own !== undefined && names.includes(own)) ||
+        dnsNames.some(dnsName => folded.includes(foldDnsName(dnsName)))
+      if (isListed) return 'allowed'
       const own = JSON.stringify(name ?? commonName ?? dnsNames[0] ?? '')
       return new TunnelError('CALLER_DENIED', `${own} is not in the list of callers`)
     }

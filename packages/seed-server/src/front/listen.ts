@@ -40,6 +40,8 @@ export type FrontOptions = {
   callers?: readonly string[]
   /** Who connects at the tunnel, and the certificates shown there: these are never callers. */
   tunnel?: TunnelIdentities & { certificates?: Certificates }
+  /** Certificates without an extended key usage are refused. Default true. */
+  requireClientAuth?: boolean
   /** What happens to tunnels when their caller's certificate expires. Default `end`: they are reset. */
   onExpiry?: OnExpiry
   /** TLS protocols to agree on (ALPN), best first. Default none: kube-apiserver offers none. */
@@ -275,7 +277,8 @@ class OpenFront implements Front {
     let identity: Identity | undefined
     try {
       const { authorities } = certificates
-      identity = verifyPeer(socket, authorities && { authorities })
+      const { requireClientAuth = true } = this.#options
+      identity = verifyPeer(socket, { requireClientAuth, ...(authorities && { authorities }) })
       allowed.assert(identity)
     } catch (error) {
       denied = TunnelError.from(error, 'NOT_IDENTIFIED')

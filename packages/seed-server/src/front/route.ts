@@ -3,6 +3,7 @@
  * kube-apiserver fills with a constant, nor at the target: the same address exists in many clusters.
  */
 import { TunnelError } from '@tendril/common'
+import { foldDnsName } from '@tendril/common/identity/dns-name'
 
 export type RouteOptions = {
   /** The cluster of this front, whatever name is asked for. */
@@ -25,11 +26,11 @@ export type Route = (serverName: string | undefined) => string
  */
 export function createRoute({ cluster, serverNames = {}, clusters }: RouteOptions): Route {
   if (cluster !== undefined) return () => cluster
-  const byName = new Map(Object.entries(serverNames).map(([name, of]) => [name.toLowerCase(), of]))
+  const byName = new Map(Object.entries(serverNames).map(([name, of]) => [foldDnsName(name), of]))
 
   return serverName => {
     if (serverName !== undefined && byName.size > 0) {
-      const named = byName.get(serverName.toLowerCase())
+      const named = byName.get(foldDnsName(serverName))
       if (named !== undefined) return named
       throw new TunnelError(
         'UNKNOWN_CLUSTER',

@@ -3,6 +3,7 @@
  * workers.ts, which says what is to be served and when to stop; signals are the primary's business. Without the primary
  * it ends at once, as Node sees to.
  */
+import '@tendril/common/no-debugger'
 import cluster from 'node:cluster'
 import { rmSync } from 'node:fs'
 import { dirname } from 'node:path'
