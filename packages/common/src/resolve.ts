@@ -7,6 +7,7 @@ import { lookup as askGetaddrinfo } from 'node:dns/promises'
 import { type Clock, systemClock } from './clock.js'
 import { type Lookup, createDnsLookup } from './dns-lookup.js'
 import { TunnelError } from './errors.js'
+import type { Log } from './log.js'
 import { ResolverFiles, type ResolverPaths } from './resolver-files.js'
 
 /**
@@ -53,14 +54,23 @@ const askSystem: Lookup = async name => {
   return [...new Set(answers.map(({ address }) => address))]
 }
 
-/** What `auto` comes to on this machine, and why: one reason for each thing that only getaddrinfo can do. */
+/** Which resolver it is on this machine, and why. */
 export function chooseResolver(
   { resolver = 'auto', nameservers = [] }: Pick<ResolveOptions, 'resolver' | 'nameservers'>,
   files: ResolverFiles
 ): { resolver: 'own' | 'system'; reasons: readonly string[] } {
-  if (resolver !== 'auto') return { resolver, reasons: [] }
-  const reasons = nameservers.length > 0 ? [] : files.unsupported
-  return { resolver: reasons.length > 0 ? 'system' : 'own', reasons }
+  if (resolver !== 'auto') return { resolver, reasons: [`dns.resolver is ${resolver}`] }
+  if (nameservers.length > 0) return { resolver: 'own', reasons: ['dns.nameservers is set'] }
+  // One reason for each thing that only getaddrinfo can do.
+  const { unsupported } = files
+  if (unsupported.length > 0) return { resolver: 'system', reasons: unsupported }
+  return { resolver: 'own', reasons: ['nsswitch.conf and resolv.conf need no getaddrinfo'] }
+}
+
+/** Logs once, at start, who resolves names in this process, and why. */
+export function logResolver(log: Log, options: ResolveOptions): void {
+  const files = new ResolverFiles(options.clock ?? systemClock, options.paths)
+  log.info({ event: 'resolver.chosen', ...chooseResolver(options, files) }, 'resolver chosen')
 }
 
 export function createResolve(options: ResolveOptions = {}): Resolve {

@@ -1,6 +1,7 @@
 import t from 'tap'
 import { systemClock } from '../src/clock.js'
-import { chooseResolver, createResolve, shared, threadsForNames } from '../src/resolve.js'
+import { createLog } from '../src/log.js'
+import { chooseResolver, createResolve, logResolver, shared, threadsForNames } from '../src/resolve.js'
 import { ResolverFiles } from '../src/resolver-files.js'
 
 /** A name service that answers when the test says so. */
@@ -114,11 +115,21 @@ t.test('auto is getaddrinfo where only that can do what the files ask for', asyn
   const choose = (nsswitch: string, options = {}) =>
     chooseResolver(options, new ResolverFiles(systemClock, pathsOf(nsswitch)))
 
-  t.match(choose('none'), { resolver: 'own' })
+  t.match(choose('none'), { resolver: 'own', reasons: [/need no getaddrinfo/] })
   t.match(choose('nsswitch'), { resolver: 'system', reasons: ['nsswitch.conf "hosts: … mdns"'] })
-  t.match(choose('nsswitch', { resolver: 'own' }), { resolver: 'own' })
-  t.match(choose('none', { resolver: 'system' }), { resolver: 'system' })
-  t.match(choose('nsswitch', { nameservers: ['192.0.2.1'] }), { resolver: 'own' })
+  t.match(choose('nsswitch', { resolver: 'own' }), { resolver: 'own', reasons: ['dns.resolver is own'] })
+  t.match(choose('none', { resolver: 'system' }), { resolver: 'system', reasons: ['dns.resolver is system'] })
+  t.match(choose('nsswitch', { nameservers: ['192.0.2.1'] }), {
+    resolver: 'own',
+    reasons: ['dns.nameservers is set']
+  })
+
+  const lines: string[] = []
+  logResolver(createLog({ destination: { write: line => lines.push(line) } }), { paths: pathsOf('nsswitch') })
+  t.match(
+    lines.map(line => JSON.parse(line) as object),
+    [{ event: 'resolver.chosen', resolver: 'system', reasons: ['nsswitch.conf "hosts: … mdns"'] }]
+  )
 })
 
 t.test('with getaddrinfo one thread stays free for the names of our own servers', async t => {

@@ -22,7 +22,7 @@ import type { Metrics } from '@tendril/common/metrics'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { type Route, readRoute, sortRoutes } from '@tendril/common/policy/routes'
 import { remembering } from '@tendril/common/remember'
-import { type Resolve, createResolve } from '@tendril/common/resolve'
+import { type Resolve, createResolve, logResolver } from '@tendril/common/resolve'
 import { connect } from '@tendril/common/transport/connect'
 import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
@@ -168,6 +168,7 @@ export class Server implements House {
   /** Rejects with BAD_IDENTITY, BAD_CONFIG or LISTEN_FAILED; `stop` cleans up after a start that failed. */
   async start(): Promise<void> {
     const { tunnel, fronts, clusters, peers, admin } = this.#config
+    logResolver(this.#log, resolveOptions(this.#config.dns))
 
     // Health first: probes see a server that is alive and not ready while the rest is opened.
     if (admin) {

@@ -23,7 +23,7 @@ import { CLIENT_LINES, LogLimiter } from '@tendril/common/log-limiter'
 import type { Metrics } from '@tendril/common/metrics'
 import { createPolicy } from '@tendril/common/policy/policy'
 import { remembering } from '@tendril/common/remember'
-import { type Resolve, createResolve } from '@tendril/common/resolve'
+import { type Resolve, createResolve, logResolver } from '@tendril/common/resolve'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
 import { type LinkView, createAdmin } from './admin/app.js'
 import type { ShootConfig } from './config.js'
@@ -89,6 +89,7 @@ export class Client implements House {
   /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_IDENTITY or LISTEN_FAILED. */
   async start(): Promise<void> {
     const { tls, admin, reconnect, servers, connections } = this.#config
+    logResolver(this.#log, resolveOptions(this.#config.dns))
     if (admin) {
       this.#admin = await createAdmin({
         ...admin,
