@@ -300,6 +300,16 @@ export const table = [
     may: ['shoot-client/*', 'common/*', 'common/config/bounds', 'node:*', 'commander', 'yaml']
   },
 
+  {
+    files: ['shoot-client/proxies'],
+    may: [
+      'shoot-client/transport/proxy',
+      'common/transport/destination',
+      'common/config/fields',
+      'type:shoot-client/config'
+    ]
+  },
+
   // What is left beside them: config, metrics, egress.
   {
     files: ['seed-server/*'],

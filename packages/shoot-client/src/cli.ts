@@ -14,6 +14,7 @@ import { loadConfig, showConfig } from '@tendril/common/config'
 import { showBounds } from '@tendril/common/config/bounds'
 import { clientMemoryBounds } from './bounds.js'
 import { type ShootConfig, shootSchema } from './config.js'
+import { findProxies, showProxies } from './proxies.js'
 
 const FLAGS: KeyFlag[] = [
   {
@@ -61,22 +62,23 @@ export function createCli({ version, run, io }: { version: string; run: Run; io:
     },
     io
   ).addHelpText('after', EXAMPLES)
-  const load = (command: Command) => {
+  const load = async (command: Command) => {
     const { file, overrides } = configSource(command, FLAGS, io.env)
-    return loadConfig(shootSchema, { file, overrides, env: io.env })
+    const config = await loadConfig(shootSchema, { file, overrides, env: io.env })
+    return { config, proxies: findProxies(config, io.env) }
   }
 
   withConfigOptions(program.command('run'), 'shoot.yaml', FLAGS)
     .description('keep the tunnel up until SIGTERM or SIGINT')
-    .action(async (_, command: Command) => run(await load(command)))
+    .action(async (_, command: Command) => run((await load(command)).config))
 
   withConfigOptions(program.command('check-config'), 'shoot.yaml', FLAGS)
     .description(
-      'list everything wrong with the configuration, or print all of it, defaults included, secrets masked, and the memory it allows'
+      'list everything wrong with the configuration, or print all of it, defaults included, secrets masked, which proxy leads to each server, and the memory it allows'
     )
     .action(async (_, command: Command) => {
-      const config = await load(command)
-      io.out(showConfig(shootSchema, config) + showBounds(clientMemoryBounds(config)))
+      const { config, proxies } = await load(command)
+      io.out(showConfig(shootSchema, config) + showProxies(proxies) + showBounds(clientMemoryBounds(config)))
     })
   return program
 }

@@ -28,6 +28,7 @@ import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/webso
 import { type LinkView, createAdmin } from './admin/app.js'
 import type { ShootConfig } from './config.js'
 import { type ClientMetrics, createClientMetrics } from './metrics.js'
+import { findProxies } from './proxies.js'
 import { createTargetDial } from './targets/index.js'
 import { connectServer } from './transport/connect.js'
 
@@ -86,9 +87,14 @@ export class Client implements House {
     )
   }
 
-  /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_IDENTITY or LISTEN_FAILED. */
+  /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
   async start(): Promise<void> {
     const { tls, admin, reconnect, servers, connections } = this.#config
+    for (const variable of findProxies(this.#config, process.env).ignored)
+      this.#log.warn(
+        { event: 'proxy.ignored', variable },
+        'ignoring a SOCKS proxy, only HTTP proxies are supported'
+      )
     logResolver(this.#log, resolveOptions(this.#config.dns))
     if (admin) {
       this.#admin = await createAdmin({

@@ -95,3 +95,61 @@ t.test('a typo is told with file, line and key, and with exit code 2', async t =
     t.match(err, `shoot-client: ${file}:3:5: servers[0].url: is missing: expected a URL`)
   }
 })
+
+t.test(
+  'check-config shows the proxy of each server as run would choose it, without its password',
+  async t => {
+    const file = await configFile(
+      t,
+      SHOOT.replace('tls:', '  - { url: wss://inside.demo.test, address: 192.0.2.7:8443 }\ntls:')
+    )
+
+    const env = {
+      HTTPS_PROXY: 'http://user:s3cret@proxy.test:3128',
+      ALL_PROXY: 'socks5://u:s3cret@socks.test',
+      NO_PROXY: '192.0.2.0/24'
+    }
+    const { code, out } = await say(['check-config', '-c', file], env)
+    const none = await say(['check-config', '-c', file, '--proxy', 'none'], env)
+    const gateway = await say(['check-config', '-c', file, '--set', 'gateway.url=http://192.0.2.8:1'], env)
+
+    t.equal(code, 0)
+    t.match(out, '#   wss://vpn.demo.test:443  through http://***@proxy.test:3128 (HTTPS_PROXY)\n')
+    t.match(out, '#   wss://inside.demo.test  directly (NO_PROXY)\n')
+    t.match(out, '#   ALL_PROXY is a SOCKS proxy and is ignored')
+    t.notMatch(out, 's3cret')
+    t.match(none.out, '#   wss://vpn.demo.test:443  directly (proxy)\n')
+    t.notMatch(none.out, 'SOCKS')
+    t.match(
+      gateway.out,
+      '#   wss://vpn.demo.test:443  directly (NO_PROXY)\n',
+      'a gateway is what is connected to'
+    )
+  }
+)
+
+t.test(
+  'a proxy of the environment that cannot be used is told by its variable, with exit code 2',
+  async t => {
+    const file = await configFile(t, SHOOT)
+    const table: [NodeJS.ProcessEnv, RegExp][] = [
+      [{ HTTPS_PROXY: 'http://u:s3cret@[::1' }, /HTTPS_PROXY is not the URL of a proxy/],
+      [{ https_proxy: 'socks5://u:s3cret@proxy.test' }, /https_proxy is a socks5:\/\/ proxy, only http/],
+      [{ ALL_PROXY: 'http://u:s3cret%@proxy.test' }, /ALL_PROXY: a % in the user or password/]
+    ]
+    for (const [env, sentence] of table) {
+      for (const command of ['run', 'check-config']) {
+        const { code, err, ran } = await say([command, '-c', file], env)
+        t.equal(code, 2)
+        t.same(ran, [])
+        t.match(err, sentence)
+        t.notMatch(err, 's3cret')
+        t.equal(
+          (await say([command, '-c', file], { ...env, NO_PROXY: '*' })).code,
+          0,
+          'unless it is not asked'
+        )
+      }
+    }
+  }
+)

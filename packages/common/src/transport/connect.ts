@@ -16,31 +16,13 @@ import { owned } from '../owned.js'
 import { race } from '../race.js'
 import { remembering } from '../remember.js'
 import { type Resolve, createResolve } from '../resolve.js'
-import { formatAuthority, parseAuthority } from '../wire/authority.js'
+import { formatAuthority } from '../wire/authority.js'
+import { type Destination, type Journey, type ServerAddress, journeyOf } from './destination.js'
 import { secure } from './secure.js'
 import { type Upgraded, upgrade } from './upgrade.js'
 import { websocketClientOptions } from './websocket.js'
 
-export type ServerAddress = {
-  /** `wss://name:port`, or `ws://` without TLS (whether that may be is decided by the configuration). */
-  url: string
-  /** `host:port` to connect to instead of the URL's. The name asked for and checked stays the same. */
-  address?: string
-  /** Name to ask for and to check, instead of the URL's host. */
-  serverName?: string
-}
-
-/** Host without brackets. */
-export type Destination = { host: string; port: number }
-
-/** Where a way has to lead. */
-export type Journey = {
-  destination: Destination
-  /** The host of the server's URL, which may be another than that of the destination. */
-  host: string
-  /** TLS goes through it. */
-  secured: boolean
-}
+export type { ServerAddress } from './destination.js'
 
 /** One attempt, as its steps see it. */
 export type Attempt = {
@@ -108,14 +90,11 @@ export async function connect(server: ServerAddress, options: ConnectOptions): P
 async function steps(server: ServerAddress, options: ConnectOptions, attempt: Attempt): Promise<Upgraded> {
   const { tls, headers, websocketOptions = websocketClientOptions, way = directly } = options
   const { signal, progress } = attempt
-  const url = new URL(server.url)
-  const secured = url.protocol === 'wss:'
-  const host = hostOf(url)
-  const destination =
-    server.address === undefined ? destinationOf(url, secured ? 443 : 80) : parseAddress(server.address)
-  const serverName = server.serverName ?? host
+  const journey = journeyOf(server)
+  const { destination, secured } = journey
+  const serverName = server.serverName ?? journey.host
 
-  const raw = await way({ destination, host, secured }, attempt)
+  const raw = await way(journey, attempt)
   progress.code = 'SERVER_UNREACHABLE'
   progress.waitingFor = `${formatAuthority(destination)} (TLS handshake as ${serverName})`
   const socket = secured
@@ -123,7 +102,7 @@ async function steps(server: ServerAddress, options: ConnectOptions, attempt: At
     : raw
   progress.waitingFor = `${formatAuthority(destination)} (WebSocket upgrade)`
   return owned(socket, socket =>
-    upgrade(socket, { url, websocketOptions, signal, ...(headers && { headers }) })
+    upgrade(socket, { url: new URL(server.url), websocketOptions, signal, ...(headers && { headers }) })
   )
 }
 
@@ -149,24 +128,5 @@ export async function openSocket(
     const { code: errno, message } = error as NodeJS.ErrnoException
     const why = errno === 'ENOTFOUND' ? `the name ${host} does not exist` : message
     throw new TunnelError(code, `${name}: ${why}`, { cause: error })
-  }
-}
-
-/** The host of a URL without brackets. */
-export function hostOf(url: URL): string {
-  return url.hostname.replace(/^\[|\]$/g, '')
-}
-
-export function destinationOf(url: URL, defaultPort: number): Destination {
-  return { host: hostOf(url), port: url.port === '' ? defaultPort : Number(url.port) }
-}
-
-function parseAddress(address: string): Destination {
-  try {
-    return parseAuthority(address)
-  } catch (error) {
-    throw new TunnelError('BAD_CONFIG', `the server's address ${TunnelError.from(error).detail ?? ''}`, {
-      cause: error
-    })
   }
 }

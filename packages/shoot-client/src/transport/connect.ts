@@ -11,24 +11,22 @@ import { owned } from '@tendril/common/owned'
 import {
   type Attempt,
   type ConnectOptions as CommonOptions,
-  type Journey,
   type ServerAddress,
   connect,
-  destinationOf,
-  hostOf,
   openSocket
 } from '@tendril/common/transport/connect'
+import { type Journey, destinationOf, hostOf } from '@tendril/common/transport/destination'
 import { secure } from '@tendril/common/transport/secure'
 import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { formatAuthority } from '@tendril/common/wire/authority'
 import { requestHop } from './hop.js'
-import { basicAuthorization, proxyFor } from './proxy.js'
+import { basicAuthorization, proxyTo } from './proxy.js'
 import type { Environment, ProxySetting } from './proxy.js'
 
 export type { ServerAddress } from '@tendril/common/transport/connect'
 
 export type Gateway = {
-  /** `http://host:port`, or `https://` with a certificate from one of the system's authorities. */
+  /** `http://host:port`, or `https://` with a certificate from one of `hopCa`. */
   url: string
   /** Headers of its CONNECT, such as `X-Gardener-Destination`. */
   headers?: Record<string, string>
@@ -39,7 +37,7 @@ export type WayOptions = {
   proxy?: ProxySetting
   /** Complete value of `Proxy-Authorization`; beats user and password in the proxy's URL. */
   proxyAuthorization?: string
-  /** Authorities of an `https:` proxy or gateway. Default: the system's (NODE_EXTRA_CA_CERTS adds to them). */
+  /** Authorities of an `https:` proxy or gateway. Default: those built into Node (NODE_EXTRA_CA_CERTS adds to them). */
   hopCa?: ConnectionOptions['ca']
   gateway?: Gateway
   /** Where proxies are looked up. Default process.env. */
@@ -54,19 +52,13 @@ export function connectServer(server: ServerAddress, options: ConnectOptions): P
 }
 
 /** A socket that leads to the destination, by whatever is in between. */
-async function way(
-  { destination, host, secured }: Journey,
-  attempt: Attempt,
-  options: WayOptions
-): Promise<Socket> {
-  const { proxy: setting = 'env', proxyAuthorization, gateway: gatewayOptions, env } = options
+async function way(journey: Journey, attempt: Attempt, options: WayOptions): Promise<Socket> {
+  const { proxyAuthorization, gateway } = options
+  const { destination } = journey
   const { signal, progress } = attempt
-  const gatewayUrl = gatewayOptions && new URL(gatewayOptions.url)
-  const gateway = gatewayUrl && destinationOf(gatewayUrl, defaultPortOf(gatewayUrl))
-  const next = gateway ?? destination
-  const names = gateway ? [gateway] : [{ host, port: destination.port }, destination]
-  // A gateway is asked with CONNECT and carries TLS: that is what HTTPS_PROXY is about.
-  const proxy = proxyFor(names, secured || gateway !== undefined, setting, env)
+  const gatewayUrl = gateway && new URL(gateway.url)
+  const next = gatewayUrl ? destinationOf(gatewayUrl) : destination
+  const { proxy } = proxyTo(journey, options)
 
   let socket: Socket
   if (proxy) {
@@ -74,7 +66,7 @@ async function way(
     const authorization = proxyAuthorization ?? basicAuthorization(proxy)
     const headers: Record<string, string> =
       authorization === undefined ? {} : { 'Proxy-Authorization': authorization }
-    socket = await openSocket(destinationOf(proxy, defaultPortOf(proxy)), name, 'PROXY_REFUSED', attempt)
+    socket = await openSocket(destinationOf(proxy), name, 'PROXY_REFUSED', attempt)
     socket = await owned(socket, raw => secureHop(raw, proxy, name, options, signal))
     socket = await owned(socket, secured => requestHop(secured, { name, destination: next, headers, signal }))
   } else {
@@ -92,7 +84,7 @@ async function way(
       name,
       destination,
       signal,
-      ...(gatewayOptions?.headers && { headers: gatewayOptions.headers })
+      ...(gateway?.headers && { headers: gateway.headers })
     })
   )
 }
@@ -116,8 +108,4 @@ async function secureHop(
     if (signal.aborted) throw error
     throw new TunnelError('PROXY_REFUSED', `${name}: ${TunnelError.from(error).message}`, { cause: error })
   }
-}
-
-function defaultPortOf(url: URL): number {
-  return url.protocol === 'https:' ? 443 : 80
 }

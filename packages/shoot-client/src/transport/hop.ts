@@ -5,7 +5,7 @@
  */
 import type { Socket } from 'node:net'
 import { TunnelError } from '@tendril/common'
-import type { Destination } from '@tendril/common/transport/connect'
+import type { Destination } from '@tendril/common/transport/destination'
 import { formatAuthority } from '@tendril/common/wire/authority'
 import { AnswerError, type ConnectAnswer, ConnectAnswerParser } from './connect-answer.js'
 

@@ -6,36 +6,63 @@
 import { BlockList, isIP, isIPv6 } from 'node:net'
 import { TunnelError } from '@tendril/common'
 import { PERCENT_RULE, isPercentEncoded } from '@tendril/common/config/fields'
-import type { Destination } from '@tendril/common/transport/connect'
+import { type Destination, type Journey, destinationOf } from '@tendril/common/transport/destination'
 
 export type Environment = Record<string, string | undefined>
 
 /** `env`: by the environment; `none`: never; else the URL of the proxy. */
 export type ProxySetting = 'env' | 'none' | (string & {})
 
+/** Which proxy leads to a destination, and what decided it. */
+export type ProxyChoice = {
+  /** Undefined: a direct connection. */
+  proxy: URL | undefined
+  /** `proxy` (the key), the variable that decided, or `loopback`; undefined when nothing is set. */
+  source: string | undefined
+}
+
+/** The proxy on the way to a server, or to the gateway in front of it. Throws as `chooseProxy` does. */
+export function proxyTo(
+  { destination, host, secured }: Journey,
+  { proxy = 'env', gateway, env }: { proxy?: ProxySetting; gateway?: { url: string }; env?: Environment }
+): ProxyChoice {
+  // A gateway is asked with CONNECT and carries TLS: that is what HTTPS_PROXY is about.
+  if (gateway) return chooseProxy([destinationOf(new URL(gateway.url))], true, proxy, env)
+  return chooseProxy([{ host, port: destination.port }, destination], secured, proxy, env)
+}
+
 /**
- * The proxy for a connection, undefined for a direct one.
+ * The proxy for a connection, and what decided it.
  * @param destinations every name of the other end (the server's, and the address dialled in its place): NO_PROXY may
  * know it by any of them
  * @param secure whether TLS goes through it (`wss:`): then HTTPS_PROXY counts, else HTTP_PROXY
  * @throws TunnelError `BAD_CONFIG` when what is set is no usable proxy URL. The URL may hold a password and is not shown.
  */
-export function proxyFor(
+export function chooseProxy(
   destinations: readonly Destination[],
   secure: boolean,
   setting: ProxySetting,
   env: Environment = process.env
-): URL | undefined {
-  if (setting === 'none') return undefined
-  if (setting !== 'env') return readProxy(setting, 'proxy')
+): ProxyChoice {
+  if (setting === 'none') return { proxy: undefined, source: 'proxy' }
+  if (setting !== 'env') return { proxy: readProxy(setting, 'proxy'), source: 'proxy' }
   const named = secure ? ['https_proxy', 'HTTPS_PROXY'] : ['http_proxy', 'HTTP_PROXY']
-  const variable = [...named, 'all_proxy', 'ALL_PROXY'].find(
+  const source = [...named, ...ALL_PROXY].find(
     name => env[name] && !isForged(name, env) && !isForOthers(name, env)
   )
-  if (variable === undefined) return undefined
-  const noProxy = env['no_proxy'] || env['NO_PROXY'] || ''
-  if (destinations.some(one => isLocal(one.host) || isExempt(one, noProxy))) return undefined
-  return readProxy(env[variable] ?? '', variable)
+  if (source === undefined) return { proxy: undefined, source }
+  if (destinations.some(({ host }) => isLocal(host))) return { proxy: undefined, source: 'loopback' }
+  const exempting = env['no_proxy'] ? 'no_proxy' : 'NO_PROXY'
+  if (destinations.some(one => isExempt(one, env[exempting] ?? '')))
+    return { proxy: undefined, source: exempting }
+  return { proxy: readProxy(env[source] ?? '', source), source }
+}
+
+const ALL_PROXY = ['all_proxy', 'ALL_PROXY']
+
+/** Variables that name a SOCKS proxy and are ignored for it. */
+export function ignoredVariables(setting: ProxySetting, env: Environment = process.env): string[] {
+  return setting === 'env' ? ALL_PROXY.filter(name => isForOthers(name, env)) : []
 }
 
 /** A CGI server puts the request header `Proxy:` into HTTP_PROXY (CVE-2016-5385, "httpoxy"). */

@@ -1,8 +1,9 @@
 import t from 'tap'
-import { isExempt, proxyFor } from '../../src/transport/proxy.js'
+import { chooseProxy, ignoredVariables, isExempt } from '../../src/transport/proxy.js'
 
 const server = { host: 'vpn.demo.test', port: 443 }
 const https = { HTTPS_PROXY: 'http://proxy.test:3128' }
+const proxyFor = (...args: Parameters<typeof chooseProxy>) => chooseProxy(...args).proxy
 const chosen = (env: Record<string, string>, destination = server, secure = true) =>
   proxyFor([destination], secure, 'env', env)?.href
 
@@ -99,4 +100,25 @@ t.test('NO_PROXY may know the other end by any of its names', async t => {
   t.equal(proxyFor(both, true, 'env', { ...https, NO_PROXY: 'demo.test' }), undefined)
   t.equal(proxyFor(both, true, 'env', { ...https, NO_PROXY: '192.0.2.0/24' }), undefined)
   t.ok(proxyFor(both, true, 'env', { ...https, NO_PROXY: 'other.test' }))
+})
+
+t.test('what decided is named: the key, a variable, or what exempts from it', async t => {
+  const source = (env: Record<string, string>, setting = 'env', destination = server) =>
+    chooseProxy([destination], true, setting, env).source
+  t.equal(source({}), undefined)
+  t.equal(source(https), 'HTTPS_PROXY')
+  t.equal(source({ ...https, https_proxy: 'http://a' }), 'https_proxy')
+  t.equal(source({ ...https, NO_PROXY: 'demo.test' }), 'NO_PROXY')
+  t.equal(source({ ...https, NO_PROXY: 'x', no_proxy: 'demo.test' }), 'no_proxy')
+  t.equal(source(https, 'env', { host: '127.0.0.1', port: 1 }), 'loopback')
+  t.equal(source(https, 'none'), 'proxy')
+  t.equal(source(https, 'http://set'), 'proxy')
+})
+
+t.test('a SOCKS proxy in ALL_PROXY is ignored, and only where the environment counts', async t => {
+  const env = { ALL_PROXY: 'socks5h://a:1080', all_proxy: 'SOCKS4://b', ...https }
+  t.same(ignoredVariables('env', env), ['all_proxy', 'ALL_PROXY'])
+  t.same(ignoredVariables('none', env), [])
+  t.same(ignoredVariables('http://set', env), [])
+  t.same(ignoredVariables('env', { ALL_PROXY: 'http://a' }), [])
 })
