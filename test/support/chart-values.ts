@@ -23,16 +23,19 @@ const objects = (about: string) => list(about, z.record(z.string(), z.unknown())
 /** Text that may be empty, which means that it is not given. */
 const words = (about: string) => field(z.string(), { type: 'text', expected: 'text', about })
 
+const authorities = (about: string) =>
+  group(about, {
+    secretName: words('The Secret they are in.'),
+    configMapName: words('The ConfigMap they are in.'),
+    key: words('What they are called there.')
+  })
+
 const certificate = (about: string) =>
   group(about, {
     secretName: words('The Secret with the certificate and its key.'),
     certKey: words('What the certificate is called there.'),
     keyKey: words('What the private key is called there.'),
-    ca: group('The authorities, if they are not in the same Secret.', {
-      secretName: words('The Secret they are in.'),
-      configMapName: words('The ConfigMap they are in.'),
-      key: words('What they are called there.')
-    })
+    ca: authorities('The authorities, if they are not in the same Secret.')
   })
 
 const certManager = {
@@ -107,6 +110,9 @@ const clientValues = group('', {
   ...shared,
   certificates: group('The Secret that holds the certificate.', {
     tunnel: certificate('Shown to the server.'),
+    proxyCa: authorities(
+      'The authorities of an https:// proxy or gateway. Those built into Node if neither is named.'
+    ),
     certManager: group('Lets cert-manager make it.', certManager)
   }),
   networkPolicy: group('Who may come in. Lists of NetworkPolicyPeers.', {

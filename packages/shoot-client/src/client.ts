@@ -11,6 +11,7 @@ import { createBackoff } from '@tendril/common/backoff'
 import type { House } from '@tendril/common/command'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { Bundle } from '@tendril/common/identity/bundle'
+import { loadAuthorities } from '@tendril/common/identity/credentials'
 import { followRenewals } from '@tendril/common/identity/renewal'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
@@ -89,13 +90,15 @@ export class Client implements House {
 
   /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
   async start(): Promise<void> {
-    const { tls, admin, reconnect, servers, connections } = this.#config
+    const { tls, admin, reconnect, servers, connections, proxyCa } = this.#config
     for (const variable of findProxies(this.#config, process.env).ignored)
       this.#log.warn(
         { event: 'proxy.ignored', variable },
         'ignoring a SOCKS proxy, only HTTP proxies are supported'
       )
     logResolver(this.#log, resolveOptions(this.#config.dns))
+    // Only to refuse a wrong file now: it is read again at each attempt.
+    if (proxyCa !== undefined) await loadAuthorities(proxyCa)
     if (admin) {
       this.#admin = await createAdmin({
         ...admin,
@@ -166,11 +169,12 @@ export class Client implements House {
   }
 
   async #connect(server: ServerConfig, bundle: Bundle, signal: AbortSignal): Promise<Arrival> {
-    const { cluster, proxy, gateway, connectTimeout } = this.#config
+    const { cluster, proxy, proxyCa, gateway, connectTimeout } = this.#config
     const { leaf } = bundle
     const { websocket, socket, headers } = await connectServer(server, {
       tls: bundle.tlsOptions(),
       proxy,
+      ...(proxyCa !== undefined && { hopCa: await loadAuthorities(proxyCa) }),
       ...(gateway && { gateway }),
       headers: { 'Tendril-Cluster': cluster },
       timeoutMs: connectTimeout,

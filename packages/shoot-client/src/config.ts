@@ -148,6 +148,10 @@ export const shootSchema = section('', {
     credentials: true,
     words: ['env', 'none']
   }).default('env'),
+  proxyCa: filePath({
+    about:
+      'PEM file: the authorities that the certificate of an `https://` proxy or gateway must come from, instead of those built into Node (to which NODE_EXTRA_CA_CERTS adds). Read at every attempt to connect.'
+  }).optional(),
   gateway: section(
     "A gateway on the way to the server that is asked for the connection with an HTTP CONNECT of its own, such as Gardener's.",
     {

@@ -106,6 +106,7 @@ capabilities:
 {{- define "config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $_ := set $config "tls" (dict "ca" "/etc/tendril/tunnel/ca.crt" "cert" "/etc/tendril/tunnel/tls.crt" "key" "/etc/tendril/tunnel/tls.key") -}}
+{{- with .Values.certificates.proxyCa }}{{ if or .secretName .configMapName }}{{ $_ := set $config "proxyCa" "/etc/tendril/proxy/ca.crt" }}{{ end }}{{ end -}}
 {{- toYaml $config -}}
 {{- end -}}
 

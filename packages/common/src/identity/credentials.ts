@@ -9,7 +9,7 @@ import { TunnelError } from '../errors.js'
 import { describe, formatMoment, nameOf, readIdentity } from './identity.js'
 import type { Identity } from './identity.js'
 import { encodePrivateKey, readPrivateKeyFile } from './keys.js'
-import { formatPem, readPemFile } from './pem.js'
+import { PEM_FILE_LIMIT_BYTES, formatPem, readPemFile } from './pem.js'
 
 export type CredentialFiles = {
   /** The certificate, leaf first, then its intermediates. */
@@ -63,6 +63,11 @@ export async function loadCredentials(
   assertAcceptable(tls, files)
   const identity = readIdentity(chain[0], 'BAD_IDENTITY')
   return { tls, leaf: chain[0], identity, authorities: (authorities ?? []).map(nameOf) }
+}
+
+/** The authorities in a PEM file, as node:tls takes them. Throws `BAD_IDENTITY` naming the file. */
+export async function loadAuthorities(path: string, limitBytes = PEM_FILE_LIMIT_BYTES): Promise<string[]> {
+  return (await readCertificates(path, limitBytes)).map(String)
 }
 
 /** The certificates of a PEM file, at least one. Throws `BAD_IDENTITY`; `hint` ends the sentence when it holds a key only. */

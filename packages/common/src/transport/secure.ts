@@ -17,6 +17,8 @@ export type SecureOptions = {
   ca?: ConnectionOptions['ca']
   cert?: ConnectionOptions['cert']
   key?: ConnectionOptions['key']
+  /** What a failure calls the authorities that count. Default: `in our ca file`. */
+  authoritiesAre?: string
   /** Default: Node's check of the name. */
   checkServerIdentity?: (host: string, peer: PeerCertificate) => Error | undefined
   signal: AbortSignal
@@ -27,7 +29,7 @@ export type SecureOptions = {
  * `SERVER_UNREACHABLE` or the signal's reason; both sockets are destroyed then.
  */
 export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocket> {
-  const { ca, cert, key, signal } = options
+  const { ca, cert, key, authoritiesAre, signal } = options
   // RFC 6066 section 3: the name is sent without a trailing dot, and certificates have none.
   const serverName = withoutFinalDot(options.serverName)
   return new Promise((resolve, reject) => {
@@ -60,10 +62,10 @@ export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocke
     signal.addEventListener('abort', onAbort)
     secured.once('close', onClose)
     // Stays: a connection broken before its new owner listens must not end the process.
-    secured.on('error', (error: TlsError) => fail(explainTls(error, serverName)))
+    secured.on('error', (error: TlsError) => fail(explainTls(error, serverName, authoritiesAre)))
     secured.once('secureConnect', () => {
       if (!secured.authorized)
-        return fail(explainTls({ code: String(secured.authorizationError) }, serverName))
+        return fail(explainTls({ code: String(secured.authorizationError) }, serverName, authoritiesAre))
       settle()
       resolve(secured)
     })
@@ -76,20 +78,30 @@ const reasonByCode: Record<string, string> = {
   CERT_NOT_YET_VALID: 'its certificate is not valid yet (is the clock right?)',
   CERT_REVOKED: 'its certificate was revoked',
   INVALID_PURPOSE: 'its certificate is not meant for servers',
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is self-signed and not in our ca file',
-  SELF_SIGNED_CERT_IN_CHAIN: 'its certificate comes from an authority that is not in our ca file',
-  UNABLE_TO_GET_ISSUER_CERT: 'its certificate comes from an authority that is not in our ca file',
-  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'its certificate comes from an authority that is not in our ca file',
-  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate comes from an authority that is not in our ca file',
   UNSPECIFIED:
     'its certificate, or that of an authority above it, is too weak (RSA below 2048 bits, or signed with SHA-1)',
   CERT_SIGNATURE_FAILURE: 'its certificate was not signed by the authority it names'
 }
 
+const UNKNOWN_AUTHORITY = 'its certificate comes from an authority that is not'
+
+/** What an authority that is missing among ours makes OpenSSL say, up to where ours are. */
+const untrustedByCode: Record<string, string> = {
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is self-signed and not',
+  SELF_SIGNED_CERT_IN_CHAIN: UNKNOWN_AUTHORITY,
+  UNABLE_TO_GET_ISSUER_CERT: UNKNOWN_AUTHORITY,
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: UNKNOWN_AUTHORITY,
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: UNKNOWN_AUTHORITY
+}
+
 type TlsError = { code?: string; message?: string; reason?: string; cert?: PeerCertificate }
 
 /** A failed handshake in a sentence: whose fault, and what to look at. */
-export function explainTls(error: TlsError, serverName: string): TunnelError {
+export function explainTls(
+  error: TlsError,
+  serverName: string,
+  authoritiesAre = 'in our ca file'
+): TunnelError {
   if (error instanceof TunnelError) return error
   const { code = '' } = error
   const identity = (why: string) =>
@@ -99,6 +111,8 @@ export function explainTls(error: TlsError, serverName: string): TunnelError {
 
   const known = reasonByCode[code]
   if (known !== undefined) return identity(known)
+  const untrusted = untrustedByCode[code]
+  if (untrusted !== undefined) return identity(`${untrusted} ${authoritiesAre}`)
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
     const names = error.cert?.subjectaltname?.slice(0, 200) ?? 'no name at all'
     return identity(`its certificate is for other names (${names})`)

@@ -102,7 +102,9 @@ async function secureHop(
     return await secure(socket, {
       serverName: hostOf(url),
       signal,
-      ...(hopCa !== undefined && { ca: hopCa })
+      ...(hopCa === undefined
+        ? { authoritiesAre: 'among those built into Node (proxyCa or NODE_EXTRA_CA_CERTS names others)' }
+        : { ca: hopCa, authoritiesAre: 'in proxyCa' })
     })
   } catch (error) {
     if (signal.aborted) throw error

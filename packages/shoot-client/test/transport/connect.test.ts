@@ -388,6 +388,23 @@ t.test('a hop that is not who it says is the hop’s failure', async t => {
   await proxy.deserted()
 })
 
+t.test('a hop that nobody vouches for is told with the store that would have to', async t => {
+  const proxy = await proxyServer(t, { tls: leaf(['127.0.0.1']) })
+  const url = `https://127.0.0.1:${proxy.port}`
+  const unreached = { host: '192.0.2.1', port: 443 }
+  const builtIn = /from an authority that is not among those built into Node \(proxyCa or NODE_EXTRA_CA_CERTS/
+  const others = authority('another ca').ca
+
+  for (const hop of [{ proxy: url }, { gateway: { url } }]) {
+    t.match(await refused(dial(unreached, hop)), { code: 'PROXY_REFUSED', detail: builtIn })
+    t.match(await refused(dial(unreached, { ...hop, hopCa: others })), {
+      code: 'PROXY_REFUSED',
+      detail: /from an authority that is not in proxyCa$/
+    })
+  }
+  await proxy.deserted()
+})
+
 t.test('a refusal of the server keeps its code and its sentence', async t => {
   const table: [string, object][] = [
     [
