@@ -26,6 +26,9 @@ const EARLY_PART = 0.2
 /** Pings fall on ticks, this many to an interval: of a thousand idle links dozens then share one wake-up. */
 const TICKS = 50
 
+/** A timer that fires later than this, in milliseconds, says that the process was stopped or busy, not that the peer is silent. */
+const LATE_MS = 500
+
 type Heart = {
   bytesReceived: () => number
   ping: (id: number) => void
@@ -44,6 +47,8 @@ export class Heartbeat {
   #pingedAtMs = 0
   #askAfterMs = 0
   #asked = false
+  /** When the timer should fire. */
+  #dueAtMs = 0
   #roundTripMs = 0
 
   /** `random`: a number in [0, 1). */
@@ -107,13 +112,22 @@ export class Heartbeat {
       this.#askAfterMs = Math.floor(askAtMs / tickMs) * tickMs - this.#heardAtMs
     }
     const nextMs = (this.#asked ? deadAfterMs : Math.min(this.#askAfterMs, deadAfterMs)) - silentMs
-    this.#timer = this.#clock.after(Math.max(1, nextMs), () => this.#look())
+    this.#lookAfter(Math.max(1, nextMs))
+  }
+
+  #lookAfter(ms: number): void {
+    this.#dueAtMs = this.#clock.now() + ms
+    this.#timer = this.#clock.after(ms, () => this.#look())
   }
 
   #look(): void {
     this.#timer = undefined
     const silentMs = this.silentMs
-    if (silentMs >= this.#limits.deadAfterMs) return this.#heart.dead(silentMs)
+    if (silentMs >= this.#limits.deadAfterMs) {
+      // It was this process that stood still: what came meanwhile waits in the kernel and is read before the next timer.
+      if (this.#clock.now() - this.#dueAtMs > LATE_MS) return this.#lookAfter(1)
+      return this.#heart.dead(silentMs)
+    }
     if (silentMs >= this.#askAfterMs && !this.#asked) this.ping()
     this.#wait()
   }

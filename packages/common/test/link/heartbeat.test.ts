@@ -40,6 +40,22 @@ t.test('ten seconds of silence are the end, one less is not', async t => {
   t.equal(clock.pending, 0)
 })
 
+t.test('a process that stood still reads what has come before it calls the other side dead', async t => {
+  const { clock, state, heartbeat } = patient()
+
+  clock.jump(60_000)
+  t.equal(state.deadMs, undefined, 'the timer came late: what waits in the kernel has yet to be read')
+  state.bytes++
+  heartbeat.listen()
+  clock.tick(9_999)
+  t.equal(state.deadMs, undefined)
+
+  clock.jump(60_000)
+  clock.tick(1)
+  t.not(state.deadMs, undefined, 'nothing came: one turn later it is dead')
+  t.equal(clock.pending, 0)
+})
+
 t.test('any byte is a sign of life, a pong is not needed', async t => {
   const { clock, state, heartbeat } = patient()
 
