@@ -13,7 +13,7 @@
 import { type Clock, systemClock } from './clock.js'
 import { Queue } from './queue.js'
 
-/** What one receiver may do in one turn: this many messages or frames, or 4 KiB pieces of them. */
+/** What one receiver may do in one turn: this many messages or frames, or 32 KiB pieces of them. */
 export const SHARE_UNITS = 32
 
 /** What all receivers that wait may do together in one turn, beside those that need not wait. */
