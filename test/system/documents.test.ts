@@ -1,0 +1,34 @@
+/** What the documents point to exists, and every row of the threat model names a test. */
+import { existsSync, readFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+
+const root = resolve(fileURLToPath(import.meta.url), '../../../..')
+const documents = execFileSync('git', ['ls-files', '*.md'], { cwd: root, encoding: 'utf8' })
+  .split('\n')
+  .filter(Boolean)
+
+t.test('every relative link of every document leads to a file', async t => {
+  t.ok(documents.length > 10, `${documents.length} documents`)
+  for (const document of documents) {
+    const text = readFileSync(join(root, document), 'utf8')
+    for (const [, target = ''] of text.matchAll(/\]\((?!https?:|mailto:|#)([^)\s#]+)/g)) {
+      t.ok(existsSync(join(root, dirname(document), target)), `${document}: ${target}`)
+    }
+  }
+})
+
+t.test('every input of the threat model has a bound and a test', async t => {
+  const sections = readFileSync(join(root, 'docs/threat-model.md'), 'utf8').split(/^## /m)
+  const rows = sections
+    .flatMap(section => /^\| input .*\n\|[-|]+\n((?:\|.*\n)+)/m.exec(section)?.[1]?.trim().split('\n') ?? [])
+    .map(row => row.slice(1, -1).split(' | '))
+
+  t.ok(rows.length > 40, `${rows.length} rows`)
+  for (const [input = '', work, bound, atBound, tests = '-', ...more] of rows) {
+    t.ok(work && bound && atBound && more.length === 0, `five cells:${input}`)
+    t.match(tests, /\.test\.ts\)/, `a test:${input}`)
+  }
+})
