@@ -3,7 +3,8 @@
  * is let in (identity/peer decides, after the handshake) and not which certificate is shown (a bundle does).
  */
 import { constants } from 'node:crypto'
-import type { SecureContextOptions, Server, TlsOptions } from 'node:tls'
+import { createSecureContext } from 'node:tls'
+import type { SecureContext, SecureContextOptions, Server, TlsOptions } from 'node:tls'
 
 /** The part of a certificate bundle that a listener needs: the files now, and a word when they changed. */
 export interface Certificates {
@@ -44,6 +45,8 @@ export const TLS_POLICY = {
   maxVersion: 'TLSv1.3',
   ciphers: TLS_CIPHERS,
   ecdhCurve: TLS_CURVES,
+  // Each authority of the file is a trust anchor, an intermediate one as well (RFC 5280 §6.1.1 (d)), as Go does it.
+  allowPartialTrustChain: true,
   // No renegotiation (TLS 1.2): a handshake costs this side more than the other, and a peer's identity is asked once.
   // No tickets: kube-apiserver never resumes a session, they would be made and encrypted for nobody.
   secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_TICKET
@@ -65,11 +68,24 @@ export function serverTlsOptions(certificates: Certificates): TlsOptions {
 }
 
 /**
- * Shows new certificates to new connections whenever the bundle changes; open connections keep theirs.
+ * Shows the certificates to new connections, new ones whenever the bundle changes; open connections keep theirs. Every
+ * listener with `serverTlsOptions` needs it, see `use`.
  * @returns the release; calling it twice is fine.
  */
 export function followCertificates(server: Server, certificates: Certificates): () => void {
-  const onChange = (): void => server.setSecureContext(serverTlsOptions(certificates))
+  const onChange = (): void => use(server, serverTlsOptions(certificates))
+  onChange()
   certificates.on('change', onChange)
   return () => void certificates.off('change', onChange)
+}
+
+/**
+ * `setSecureContext`, which in Node 20 and 22 drops `allowPartialTrustChain`: its list of options is closed. So the context
+ * of new connections is replaced by one that has it. Without the field (were it renamed) intermediate anchors would be
+ * refused, nothing more accepted.
+ */
+function use(server: Server & { _sharedCreds?: SecureContext }, options: TlsOptions): void {
+  server.setSecureContext(options)
+  // Without it OpenSSL refuses to resume sessions of clients with certificates. Any text, the same in all workers.
+  server._sharedCreds = createSecureContext({ ...options, sessionIdContext: 'tendril' })
 }

@@ -54,7 +54,9 @@ const tls = (who: string, opened: string) => ({
     about: 'PEM file: the certificate shown to whoever connects, and the intermediate ones after it.'
   }),
   key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' }),
-  clientCa: filePath({ about: `PEM file: the authorities whose certificates ${who} must show.` }),
+  clientCa: filePath({
+    about: `PEM file: the authorities whose certificates ${who} must show. An intermediate one suffices, without its root.`
+  }),
   onExpiry: choice({
     about: `\`end\`: ${opened} when the certificate expires with which they were opened. \`keep\`: they stay, and only new ones need a valid certificate. Those whose certificate comes from an authority that is no longer in \`clientCa\` end in any case, when the file has been read again.`,
     values: ['end', 'keep']

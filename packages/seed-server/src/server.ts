@@ -8,7 +8,7 @@ import type { Admin } from '@tendril/common/admin/app'
 import type { House } from '@tendril/common/command'
 import { FairBudget } from '@tendril/common/fair-budget'
 import { AdmittedCertificates } from '@tendril/common/identity/admitted'
-import { Bundle } from '@tendril/common/identity/bundle'
+import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { followRenewals } from '@tendril/common/identity/renewal'
 import type { Arrival } from '@tendril/common/keeper/keeper'
 import { LinkHost } from '@tendril/common/link/host'
@@ -329,6 +329,7 @@ export class Server implements House {
   async #bundle({ cert, key, clientCa }: { cert: string; key: string; clientCa: string }): Promise<Bundle> {
     const bundle = await Bundle.load({ cert, key, ca: clientCa })
     bundle.on('change', () => this.#log.info({ cert, notAfter: bundle.notAfter }, 'certificate reloaded'))
+    followWarnings(bundle, this.#log)
     bundle.on('error', err => this.#log.error({ err, cert }, 'certificate not reloaded, the old one stays'))
     bundle.watch()
     this.#bundles.push(bundle)

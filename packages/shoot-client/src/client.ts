@@ -10,7 +10,7 @@ import type { Admin } from '@tendril/common/admin/app'
 import { createBackoff } from '@tendril/common/backoff'
 import type { House } from '@tendril/common/command'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
-import { Bundle } from '@tendril/common/identity/bundle'
+import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { loadAuthorities } from '@tendril/common/identity/credentials'
 import { followRenewals } from '@tendril/common/identity/renewal'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
@@ -112,6 +112,7 @@ export class Client implements House {
     bundle.on('change', () =>
       this.#log.info({ cert: tls.cert, notAfter: bundle.notAfter }, 'certificate reloaded')
     )
+    followWarnings(bundle, this.#log)
     followRenewals(bundle, withinMs => this.#keeper?.renew(withinMs))
     bundle.on('error', err => this.#log.error({ err }, 'certificate not reloaded, the old one stays'))
     bundle.watch()

@@ -137,7 +137,10 @@ export const shootSchema = section('', {
     text()
   ).default([]),
   tls: section('Certificates of the tunnel.', {
-    ca: filePath({ about: "PEM file: the authorities that the server's certificate must come from." }),
+    ca: filePath({
+      about:
+        "PEM file: the authorities that the server's certificate must come from. An intermediate one suffices, without its root."
+    }),
     cert: filePath({ about: 'PEM file: the certificate that says which cluster this client belongs to.' }),
     key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' })
   }),

@@ -16,6 +16,8 @@ import type { Identity } from './identity.js'
 /** The part of a certificate bundle that is followed here. */
 export interface Authorities {
   tlsOptions(): { ca?: string[] }
+  /** Those that have expired since. */
+  readonly expiredAuthorities?: readonly string[]
   on(event: 'change', listener: () => void): unknown
   off(event: 'change', listener: () => void): unknown
 }
@@ -134,7 +136,7 @@ export class AdmittedCertificates {
   #verify(text: string, waiting: Admitted[]): void {
     // Read again meanwhile: all are asked about the newer ones.
     if (text !== this.#authorities) return
-    const authorities = readAuthorities(this.#options.authorities.tlsOptions().ca ?? [])
+    const authorities = readAuthorities(pemsOf(this.#options.authorities))
     const now = this.#today()
     for (const admitted of waiting.splice(0, VERIFIED_AT_ONCE)) {
       const { certificate, notAfter, ends } = admitted
@@ -159,5 +161,9 @@ export class AdmittedCertificates {
 }
 
 function textOf(authorities: Authorities): string {
-  return (authorities.tlsOptions().ca ?? []).join('\n')
+  return pemsOf(authorities).join('\n')
+}
+
+function pemsOf(authorities: Authorities): readonly string[] {
+  return [...(authorities.tlsOptions().ca ?? []), ...(authorities.expiredAuthorities ?? [])]
 }

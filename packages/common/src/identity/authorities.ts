@@ -8,6 +8,9 @@ import { X509Certificate } from 'node:crypto'
 /** Longest chain that is followed, as OpenSSL's default depth is far more than any PKI has. */
 const CHAIN_LIMIT = 16
 
+/** DER of the identifier of the extension subjectKeyIdentifier, 2.5.29.14 (RFC 5280 §4.2.1.2). */
+const SUBJECT_KEY_ID = Buffer.from('0603551d0e', 'hex')
+
 export function readAuthorities(pems: readonly string[]): X509Certificate[] {
   return pems.map(pem => new X509Certificate(pem))
 }
@@ -44,11 +47,31 @@ export function comesFrom(
       (issuer, index) =>
         isCurrent(issuer, at) &&
         isIssuedBy(certificate, issuer) &&
-        (index < authorities.length || (issuer.ca && isAnchored(issuer, depth + 1)))
+        (index < authorities.length ? mayIssue(issuer) : issuer.ca && isAnchored(issuer, depth + 1))
     )
   return (
     authorities.some(({ fingerprint256 }) => fingerprint256 === leaf.fingerprint256) || isAnchored(leaf, 0)
   )
+}
+
+/**
+ * One authority of each set that OpenSSL may mix up: it looks for issuers by name and key identifier, and takes the first
+ * that fits without asking whether its key has made the signature.
+ */
+export function indistinguishable(authorities: readonly X509Certificate[]): X509Certificate[] {
+  const bySubject = new Map<string, [X509Certificate, ...X509Certificate[]]>()
+  for (const one of authorities) {
+    const namesakes = bySubject.get(one.subject)
+    if (namesakes) namesakes.push(one)
+    else bySubject.set(one.subject, [one])
+  }
+  return [...bySubject.values()]
+    .filter(
+      ([first, ...others]) =>
+        others.some(other => !other.publicKey.equals(first.publicKey)) &&
+        [first, ...others].some(({ raw }) => !raw.includes(SUBJECT_KEY_ID))
+    )
+    .map(([first]) => first)
 }
 
 /** The certificates above it that its holder showed, at most 16. */
@@ -66,6 +89,11 @@ export function issuersOf(leaf: X509Certificate): X509Certificate[] {
 
 function isIssuedBy(certificate: X509Certificate, issuer: X509Certificate): boolean {
   return certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey)
+}
+
+/** Roots of X.509 version 1 have no CA flag; OpenSSL accepts them as anchors. */
+function mayIssue({ ca, subject, issuer }: X509Certificate): boolean {
+  return ca || subject === issuer
 }
 
 // Written so that a date that cannot be read (NaN) refuses.

@@ -13,6 +13,7 @@ import type { X509Certificate } from 'node:crypto'
 import { systemClock } from '../clock.js'
 import type { Clock, Timer } from '../clock.js'
 import { TunnelError } from '../errors.js'
+import type { Log } from '../log.js'
 import { loadCredentials } from './credentials.js'
 import type { CredentialFiles, Credentials, TlsOptions } from './credentials.js'
 import type { Identity } from './identity.js'
@@ -94,6 +95,16 @@ export class Bundle extends EventEmitter<BundleEvents> {
   /** Names of the authorities in `ca`, for messages: see `verifyPeer`. */
   get authorities(): readonly string[] {
     return this.#loaded.authorities
+  }
+
+  /** Authorities of the file that have expired, as PEM: no handshake accepts them, `tlsOptions` leaves them out. */
+  get expiredAuthorities(): readonly string[] {
+    return this.#loaded.expiredAuthorities
+  }
+
+  /** What an operator should know of the authorities: one has expired, or may be mixed up with another. */
+  get warnings(): readonly string[] {
+    return this.#loaded.warnings
   }
 
   /**
@@ -207,4 +218,13 @@ export class Bundle extends EventEmitter<BundleEvents> {
     for (const watcher of this.#watchers) watcher.close()
     this.#watchers = []
   }
+}
+
+/** Logs what is to be known of a bundle's authorities, now and whenever its files were read anew. */
+export function followWarnings(bundle: Pick<Bundle, 'warnings' | 'on'>, log: Pick<Log, 'warn'>): void {
+  const logAll = (): void => {
+    for (const warning of bundle.warnings) log.warn(warning)
+  }
+  logAll()
+  bundle.on('change', logAll)
 }

@@ -6,6 +6,7 @@ import { X509Certificate } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { createSecureContext } from 'node:tls'
 import { TunnelError } from '../errors.js'
+import { indistinguishable } from './authorities.js'
 import { describe, formatMoment, nameOf, readIdentity } from './identity.js'
 import type { Identity } from './identity.js'
 import { encodePrivateKey, readPrivateKeyFile } from './keys.js'
@@ -30,6 +31,10 @@ export type Credentials = {
   identity: Identity
   /** Names of the authorities in `ca`; empty without one. */
   authorities: string[]
+  /** Authorities of the file that have expired, as PEM. They are not in `ca`. */
+  expiredAuthorities: string[]
+  /** Sentences about authorities that are not used, or that may not be found. */
+  warnings: string[]
 }
 
 type Chain = [leaf: X509Certificate, ...X509Certificate[]]
@@ -42,27 +47,53 @@ export async function loadCredentials(
   const { limitBytes, now } = options
   const chain = await readCertificates(files.cert, limitBytes, '; cert and key swapped?')
   const key = await readPrivateKeyFile(files.key, { limitBytes })
-  const authorities = files.ca === undefined ? undefined : await readCertificates(files.ca, limitBytes)
+  const authorities = files.ca === undefined ? [] : await readCertificates(files.ca, limitBytes)
+  const isExpired = ({ validTo }: X509Certificate): boolean => !(now <= new Date(validTo))
+  const expired = authorities.filter(isExpired)
+  // OpenSSL would take an expired one instead of the renewed one that a peer shows, and then refuse it.
+  const anchors = authorities.filter(authority => !isExpired(authority))
 
   assertPair(chain, key, files)
   assertCurrent(chain[0], files.cert, now)
-  if (files.ca !== undefined && authorities?.every(({ validTo }) => !(now <= new Date(validTo)))) {
-    const [first] = authorities
-    const moment = formatMoment(new Date(first.validTo))
+  const [first] = expired
+  if (files.ca !== undefined && first && anchors.length === 0) {
     throw new TunnelError(
       'BAD_IDENTITY',
-      `every authority in ${files.ca} has expired: ${describe(first)} on ${moment}`
+      `every authority in ${files.ca} has expired: ${describe(first)} on ${expiryOf(first)}`
     )
   }
 
   const tls: TlsOptions = {
     cert: chain.map(String).join(''),
     key: encodePrivateKey(key),
-    ...(authorities && { ca: authorities.map(String) })
+    ...(files.ca !== undefined && { ca: anchors.map(String) })
   }
   assertAcceptable(tls, files)
-  const identity = readIdentity(chain[0], 'BAD_IDENTITY')
-  return { tls, leaf: chain[0], identity, authorities: (authorities ?? []).map(nameOf) }
+  return {
+    tls,
+    leaf: chain[0],
+    identity: readIdentity(chain[0], 'BAD_IDENTITY'),
+    authorities: anchors.map(nameOf),
+    expiredAuthorities: expired.map(String),
+    warnings: files.ca === undefined ? [] : warningsOf(files.ca, anchors, expired)
+  }
+}
+
+function warningsOf(path: string, anchors: X509Certificate[], expired: X509Certificate[]): string[] {
+  return [
+    ...expired.map(
+      one => `authority ${describe(one)} in ${path} expired on ${expiryOf(one)} and is not used; remove it`
+    ),
+    ...indistinguishable(anchors).map(
+      one =>
+        `${path} has several authorities with the name ${describe(one)} and not in each a subject key identifier: ` +
+        'for a certificate without an authority key identifier only the first of them is tried'
+    )
+  ]
+}
+
+function expiryOf({ validTo }: X509Certificate): string {
+  return formatMoment(new Date(validTo))
 }
 
 /** The authorities in a PEM file, as node:tls takes them. Throws `BAD_IDENTITY` naming the file. */

@@ -74,7 +74,8 @@ export function secure(socket: Socket, options: SecureOptions): Promise<TLSSocke
 }
 
 const reasonByCode: Record<string, string> = {
-  CERT_HAS_EXPIRED: 'its certificate has expired',
+  // OpenSSL does not say which, and Node has none to look at any more.
+  CERT_HAS_EXPIRED: 'its certificate, or that of an authority above it, has expired',
   CERT_NOT_YET_VALID: 'its certificate is not valid yet (is the clock right?)',
   CERT_REVOKED: 'its certificate was revoked',
   INVALID_PURPOSE: 'its certificate is not meant for servers',
