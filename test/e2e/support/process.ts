@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, openSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
 
 const RUN_TIMEOUT_MS = 60_000
 /** How long a program gets to end by itself after SIGTERM. */
@@ -30,6 +31,8 @@ export type RunOptions = {
   /** Default 60 s; then SIGKILL, and the result says so. */
   timeoutMs?: number
   signal?: AbortSignal
+  /** Called with each line of standard error as it is written. */
+  onErrorLine?: (line: string) => void
 }
 
 export type RunResult = { code: number; stdout: Buffer; stderr: string }
@@ -51,6 +54,7 @@ export async function run(argv: string[], options: RunOptions = {}): Promise<Run
     else stdout.push(chunk)
   })
   child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk))
+  if (options.onErrorLine) createInterface(child.stderr).on('line', options.onErrorLine)
   child.stdin.on('error', () => {}) // the program may end before it has read everything
   child.stdin.end(options.input)
   let timedOut = false
