@@ -37,6 +37,7 @@ const chosen = frontKinds.filter(kind => front === undefined || kind === front)
 const onlyDeploy = only?.split(',').every(number => number.startsWith('8'))
 const dir = process.env['E2E_DIR']!
 const tools = JSON.parse(process.env['E2E_TOOLS']!) as Tools
+const definitions = JSON.parse(process.env['E2E_DEFINITIONS']!) as string[]
 const network = existingNetwork(process.env['E2E_NETWORK']!)
 const logDir = join(dir, 'logs')
 await mkdir(logDir, { recursive: true })
@@ -98,7 +99,7 @@ try {
     }
     if (!only || /(^|,)8/.test(only)) {
       report.over('docs/install and deploy')
-      await deploy(house, { tools, logDir })
+      await deploy(house, { tools, definitions, logDir })
     }
   }
 } finally {

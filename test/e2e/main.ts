@@ -8,6 +8,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { definitionFiles } from './support/definitions.js'
 import { createNetwork } from './support/network.js'
 import { inside } from './support/process.js'
 import { buildTools, toolVersions } from './support/tools.js'
@@ -16,10 +17,12 @@ const say = (line: string): void => void process.stdout.write(`${line}\n`)
 const sources = fileURLToPath(new URL('../../e2e', import.meta.url))
 const args = process.argv.slice(2)
 
-const tools = await buildTools(sources, say).catch((error: unknown) => {
+const notRun = (error: unknown): never => {
   say(`e2e: not run: ${error instanceof Error ? error.message : String(error)}`)
   process.exit(1)
-})
+}
+const tools = await buildTools(sources, say).catch(notRun)
+const definitions = await definitionFiles(sources).catch(notRun)
 say([`node: ${process.version}`, ...(await toolVersions(tools))].join('\n'))
 if (args.includes('--build')) process.exit(0)
 
@@ -36,7 +39,13 @@ try {
   ])
   const child = spawn(argv[0]!, argv.slice(1), {
     stdio: 'inherit',
-    env: { ...process.env, E2E_DIR: dir, E2E_NETWORK: prefix, E2E_TOOLS: JSON.stringify(tools) }
+    env: {
+      ...process.env,
+      E2E_DIR: dir,
+      E2E_NETWORK: prefix,
+      E2E_TOOLS: JSON.stringify(tools),
+      E2E_DEFINITIONS: JSON.stringify(definitions)
+    }
   })
   // The terminal sends ^C to both; this one waits for the other and then cleans up.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))

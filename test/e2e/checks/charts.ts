@@ -1,10 +1,12 @@
 /**
- * Checks 8.2 to 8.7: the Helm charts, by helm itself and by the real kube-apiserver, with the values of their defaults,
- * of Gardener, and with everything on that is off by default.
+ * Checks 8.2 to 8.7 and 8.12: the Helm charts, by helm itself and by the real kube-apiserver, with the values of
+ * their defaults, of Gardener, and with everything on that is off by default; and the examples.
  */
+import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
+import { ROOT_PATH } from '../../support/dockerfile.js'
 import type { KubeObject } from '../support/api.js'
 import {
   type ChartName,
@@ -15,6 +17,7 @@ import {
   render,
   staleManifests
 } from '../support/charts.js'
+import { define } from '../support/definitions.js'
 import { expect, type House } from '../support/house.js'
 import { must, until } from '../support/process.js'
 import type { Tools } from '../support/tools.js'
@@ -38,16 +41,23 @@ const LEASES = {
   mayNot: ['get secrets', 'list pods', 'create pods', 'get configmaps', 'patch leases.coordination.k8s.io']
 }
 
+const EXAMPLES = join(ROOT_PATH, 'deploy/examples')
+
 type Listener = { tls?: { clientCa?: string } }
 
-/** Checks 8.2 to 8.7; kube-apiserver must run. */
-export async function charts(house: House, tools: Tools): Promise<void> {
+/**
+ * Checks 8.2 to 8.7 and 8.12; kube-apiserver must run.
+ * @param definitions files of CustomResourceDefinitions
+ */
+export async function charts(house: House, tools: Tools, definitions: readonly string[]): Promise<void> {
   const { report, cluster } = house
   const { helm } = tools
   const kubernetes = (await cluster.api.get<{ gitVersion: string }>('/version')).gitVersion.replace(/^v/, '')
   const tried = chartNames.flatMap(chart =>
     Object.entries(profilesOf(chart)).map(([profile, args]) => ({ chart, profile, args }))
   )
+
+  await define(cluster.api, definitions)
 
   await report.check('8.2', 'helm lint finds nothing', async () => {
     for (const { chart, args } of tried) await must([helm, 'lint', '--strict', chartPath(chart), ...args])
@@ -87,25 +97,16 @@ export async function charts(house: House, tools: Tools): Promise<void> {
         ...{ apiVersion: 'scheduling.k8s.io/v1', kind: 'PriorityClass' },
         ...{ metadata: { name: 'gardener-system-300' }, value: 300 }
       })
-      const skipped = new Set<string>()
       let objects = 0
       for (const { chart, args } of tried) {
-        const rendered = objectsOf(await render(helm, chart, args, kubernetes))
-        const isKnown = ({ apiVersion }: KubeObject): boolean =>
-          !/cert-manager\.io|coreos\.com/.test(apiVersion)
-        for (const { apiVersion, kind } of rendered.filter(object => !isKnown(object)))
-          skipped.add(`${kind} (${apiVersion})`)
-        const known = rendered.filter(isKnown).map(object => ({
-          ...object,
-          metadata: { ...object.metadata, namespace: TRIAL }
-        }))
+        const rendered = objectsOf(await render(helm, chart, args, kubernetes)).map(inTrial)
         // Pods are only let in for a ServiceAccount that is there.
-        for (const account of known.filter(({ kind }) => kind === 'ServiceAccount'))
+        for (const account of rendered.filter(({ kind }) => kind === 'ServiceAccount'))
           await cluster.api.apply(account)
-        await accept(house, [...known, ...known.flatMap(podOf)], TRIAL)
-        objects += known.length
+        await accept(house, [...rendered, ...rendered.flatMap(podOf)], TRIAL)
+        objects += rendered.length
       }
-      return `${objects} objects; without a definition here, and so skipped: ${[...skipped].join(', ')}`
+      return `${objects} objects`
     }
   )
 
@@ -143,7 +144,25 @@ export async function charts(house: House, tools: Tools): Promise<void> {
       expect(!(await can(LEASES.may[0]!, 'default')), 'it may do so elsewhere')
     }
   )
+
+  await report.check('8.12', 'kube-apiserver takes every example, and would see a typo in it', async () => {
+    const examples: KubeObject[] = []
+    for (const name of (await readdir(EXAMPLES)).filter(file => file.endsWith('.yaml')))
+      examples.push(...objectsOf(await readFile(join(EXAMPLES, name), 'utf8')).map(inTrial))
+    await accept(house, examples, TRIAL)
+    for (const example of examples) {
+      const wrong = { ...example, spec: { ...(example['spec'] as object), typo: 1 } }
+      const error = await accept(house, [wrong], TRIAL).then(() => '', String)
+      expect(error.includes('typo'), `a typo in ${example.kind} is answered with: ${error || 'nothing'}`)
+    }
+    return examples.map(({ kind }) => kind).join(', ')
+  })
 }
+
+const inTrial = (object: KubeObject): KubeObject => ({
+  ...object,
+  metadata: { ...object.metadata, namespace: TRIAL }
+})
 
 /** `kubectl apply --server-side --dry-run=server`, which must not even warn. */
 export async function accept(house: House, objects: readonly KubeObject[], namespace: string): Promise<void> {

@@ -25,9 +25,14 @@ const BY_HAND_LIMIT_MS = 60_000
 /** A pod of world.ts that answers HTTP. */
 const WEB = 'http://100.96.0.14:8080/'
 
-export type DeployOptions = { tools: Tools; logDir: string }
+export type DeployOptions = {
+  tools: Tools
+  /** Files of CustomResourceDefinitions. */
+  definitions: readonly string[]
+  logDir: string
+}
 
-export async function deploy(house: House, { tools, logDir }: DeployOptions): Promise<void> {
+export async function deploy(house: House, { tools, definitions, logDir }: DeployOptions): Promise<void> {
   const { report, cluster, network } = house
   const dir = join(house.dir, 'deploy')
   await mkdir(dir)
@@ -82,7 +87,7 @@ export async function deploy(house: House, { tools, logDir }: DeployOptions): Pr
     })
     await hand.stopAll()
 
-    await charts(house, tools)
+    await charts(house, tools, definitions)
 
     let images: Image[] = []
     await report.check('8.8', 'the images build, step by step, and run as nobody', async () => {
