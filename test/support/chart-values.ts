@@ -115,9 +115,13 @@ const clientValues = group('', {
     ),
     certManager: group('Lets cert-manager make it.', certManager)
   }),
-  networkPolicy: group('Who may come in. Lists of NetworkPolicyPeers.', {
+  networkPolicy: group('Who may come in (a list of NetworkPolicyPeers), and the way out.', {
     enabled: yesNo({ about: 'A NetworkPolicy is made.' }),
-    metricsFrom: objects('Where Prometheus is. Empty: nobody.')
+    metricsFrom: objects('Where Prometheus is. Empty: nobody.'),
+    proxyPorts: list(
+      'Ports of proxies that come from Secrets, and so are not seen in `env`.',
+      count({ ...PORT })
+    )
   }),
   checkConfigContainer: words(
     'An init container of this name checks the configuration and prints all that is in force. None if empty.'

@@ -1,5 +1,5 @@
 /**
- * Checks 8.2 to 8.7 and 8.12: the Helm charts, by helm itself and by the real kube-apiserver, with the values of
+ * Checks 8.2 to 8.7, 8.12 and 8.13: the Helm charts, by helm itself and by the real kube-apiserver, with the values of
  * their defaults, of Gardener, and with everything on that is off by default; and the examples.
  */
 import { readdir, readFile } from 'node:fs/promises'
@@ -41,12 +41,28 @@ const LEASES = {
   mayNot: ['get secrets', 'list pods', 'create pods', 'get configmaps', 'patch leases.coordination.k8s.io']
 }
 
+/** Checked for its NetworkPolicy. */
+const CLIENT = { servers: [{ url: 'wss://vpn.example.org:8132' }], targets: { allow: ['10.0.0.0/8'] } }
+
+/** Values of shoot-client, and the ports that its NetworkPolicy opens for them besides the server's. */
+const PROXIES: [values: { config?: object; [value: string]: unknown }, ports: number[]][] = [
+  [{}, []],
+  [{ config: { proxy: 'https://proxy.example.org' } }, [443]],
+  [{ env: [{ name: 'HTTPS_PROXY', value: 'proxy.example.org:3128' }] }, [3128]],
+  [{ env: [{ name: 'all_proxy', value: 'HTTP://user:77@[2001:db8::1]/' }] }, [80]],
+  [{ env: [{ name: 'TENDRIL_PROXY', value: 'https://proxy.example.org:8443/' }] }, [8443]],
+  [{ env: [{ name: 'ALL_PROXY', value: 'socks5://proxy.example.org:1080' }] }, []],
+  [{ env: [{ name: 'TENDRIL_PROXY', value: 'none' }] }, []],
+  [{ env: [{ name: 'NO_PROXY', value: 'example.org:99' }] }, []],
+  [{ env: [{ name: 'TENDRIL_PROXY', valueFrom: {} }], networkPolicy: { proxyPorts: [8888] } }, [8888]]
+]
+
 const EXAMPLES = join(ROOT_PATH, 'deploy/examples')
 
 type Listener = { tls?: { clientCa?: string } }
 
 /**
- * Checks 8.2 to 8.7 and 8.12; kube-apiserver must run.
+ * Checks 8.2 to 8.7, 8.12 and 8.13; kube-apiserver must run.
  * @param definitions files of CustomResourceDefinitions
  */
 export async function charts(house: House, tools: Tools, definitions: readonly string[]): Promise<void> {
@@ -156,6 +172,18 @@ export async function charts(house: House, tools: Tools, definitions: readonly s
       expect(error.includes('typo'), `a typo in ${example.kind} is answered with: ${error || 'nothing'}`)
     }
     return examples.map(({ kind }) => kind).join(', ')
+  })
+
+  await report.check('8.13', 'the NetworkPolicy of shoot-client lets out its proxy', async () => {
+    for (const [values, ports] of PROXIES) {
+      const all = Object.entries({ ...values, config: { ...CLIENT, ...values.config } })
+      const args = all.flatMap(([key, value]) => ['--set-json', `${key}=${JSON.stringify(value)}`])
+      const rendered = objectsOf(await render(helm, 'shoot-client', args, kubernetes))
+      const policy = rendered.find(({ kind }) => kind === 'NetworkPolicy')
+      const { egress } = policy?.['spec'] as { egress: { ports: { port: number }[] }[] }
+      const open = egress[0]!.ports.map(({ port }) => port).join()
+      expect(open === [8132, ...ports].join(), `${JSON.stringify(values)} opens ${open}`)
+    }
   })
 }
 

@@ -112,6 +112,7 @@ capabilities:
 
 {{/* The port of a URL: the one it names, or its scheme's. */}}
 {{- define "urlPort" -}}
-{{- $named := regexFind ":[0-9]+/?$" . | trimPrefix ":" | trimSuffix "/" -}}
-{{- default (ternary "80" "443" (or (hasPrefix "http:" .) (hasPrefix "ws:" .))) $named -}}
+{{- $url := lower . -}}
+{{- $named := regexFind "^[a-z]+://[^/]*" $url | regexFind ":[0-9]+$" | trimPrefix ":" -}}
+{{- default (ternary "80" "443" (or (hasPrefix "http:" $url) (hasPrefix "ws:" $url))) $named -}}
 {{- end -}}
