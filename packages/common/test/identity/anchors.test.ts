@@ -97,9 +97,12 @@ function operator(t: Test) {
   }
 }
 
+/** Made once: openssl is a process for each step. */
+const [pki, others] = [operator(t), operator(t)]
+
 for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
   t.test(`over ${version} an intermediate authority is a trust anchor, for both sides`, async t => {
-    const { alone, middle, load } = operator(t)
+    const { alone, middle, load } = pki
     const bundle = await load(middle)
     const withoutChain = await load(middle, { cert: alone })
     const connectTo = await listen(t, bundle, version)
@@ -111,8 +114,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
   })
 
   t.test(`over ${version} an intermediate anchor lets in only what is under it`, async t => {
-    const { dir, alone, middle, root, load } = operator(t)
-    const others = operator(t)
+    const { dir, alone, middle, root, load } = pki
     const bundle = await load(middle)
     // Its own authority trusts the listener, the listener does not trust it: O=Operator/CN=middle is a namesake.
     const namesake = await Bundle.load({ ...others.leaf, ...writeFiles(dir, { ca: middle }) })
@@ -133,7 +135,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
   })
 
   t.test(`over ${version} an anchor that expires while it is loaded accepts nothing more`, async t => {
-    const { middle, oldMiddle, load } = operator(t)
+    const { middle, oldMiddle, load } = pki
     const bundle = await load(middle)
     const ca = [oldMiddle]
     const stale = Object.create(bundle) as Bundle
@@ -148,7 +150,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
   })
 
   t.test(`over ${version} a listener takes an intermediate anchor from a file that has changed`, async t => {
-    const { dir, leaf, root, middle } = operator(t)
+    const { dir, leaf, root, middle } = pki
     const { ca, next, above } = writeFiles(dir, { ca: makeAuthority().cert, next: middle, above: root })
     const listening = await Bundle.load({ ...leaf, ca })
     const connecting = await Bundle.load({ ...leaf, ca: above })
@@ -162,7 +164,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
   })
 
   t.test(`over ${version} an expired authority is not in the way of the renewed one`, async t => {
-    const { root, oldMiddle, load } = operator(t)
+    const { root, oldMiddle, load } = pki
     // The renewed one is shown with the leaf.
     const bundle = await load(oldMiddle + root)
 
@@ -195,7 +197,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
 }
 
 t.test('two authorities of one name that OpenSSL cannot tell apart are named at load', async t => {
-  const { dir, leaf } = operator(t)
+  const { dir, leaf } = pki
   const make = (name: string, keyId: string): string => {
     const config = `[req]\ndistinguished_name=dn\nx509_extensions=v3\nprompt=no\n[dn]\nCN=twin\n[v3]\nbasicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=${keyId}\n`
     writeFileSync(join(dir, 'twin.cnf'), config)
@@ -224,7 +226,7 @@ t.test('two authorities of one name that OpenSSL cannot tell apart are named at 
 })
 
 t.test('what is verified again accepts and refuses as the handshake does', t => {
-  const { alone, root, middle, oldMiddle } = operator(t)
+  const { alone, root, middle, oldMiddle } = pki
   const [leaf, above, anchor, expired] = [readFileSync(alone, 'utf8'), root, middle, oldMiddle].map(
     pem => new X509Certificate(pem)
   ) as [X509Certificate, X509Certificate, X509Certificate, X509Certificate]
@@ -232,6 +234,6 @@ t.test('what is verified again accepts and refuses as the handshake does', t => 
   t.equal(comesFrom(leaf, [anchor]), true)
   t.equal(comesFrom(leaf, [above]), false, 'the one between was not shown')
   t.equal(comesFrom(leaf, [expired]), false)
-  t.equal(comesFrom(leaf, [new X509Certificate(operator(t).middle)]), false, 'a namesake')
+  t.equal(comesFrom(leaf, [new X509Certificate(others.middle)]), false, 'a namesake')
   t.end()
 })
