@@ -27,7 +27,7 @@ const EARLY_PART = 0.2
 const TICKS = 50
 
 /** A timer that fires later than this, in milliseconds, says that the process was stopped or busy, not that the peer is silent. */
-const LATE_MS = 500
+export const LATE_MS = 500
 
 type Heart = {
   bytesReceived: () => number

@@ -3,6 +3,7 @@
  * this side keep its messages for ever; one that is slow is not ended, for what it acknowledges moves. Knows times only.
  */
 import type { Clock, Timer } from '../clock.js'
+import { LATE_MS } from './heartbeat.js'
 
 export type StallLimits = {
   /**
@@ -23,6 +24,8 @@ export class StallWatch {
   /** What was waited over earlier connections: a new one is no acknowledgement. */
   #waitedMs = 0
   #timer: Timer | undefined
+  /** When the timer should fire. */
+  #dueAtMs = 0
 
   constructor(clock: Clock, timeoutMs: number, onStalled: () => void) {
     this.#clock = clock
@@ -35,7 +38,7 @@ export class StallWatch {
     if (this.#sinceMs !== undefined) return
     this.#sinceMs = this.#clock.now() - this.#waitedMs
     // The timer stays through acknowledgements: there is one for each message of an interactive stream.
-    this.#timer ??= this.#clock.after(this.#timeoutMs - this.#waitedMs, this.#look)
+    if (!this.#timer) this.#lookAfter(this.#timeoutMs - this.#waitedMs)
   }
 
   /** Something was acknowledged; `waiting` says whether more is under way. */
@@ -52,11 +55,19 @@ export class StallWatch {
     this.#sinceMs = undefined
   }
 
+  #lookAfter(ms: number): void {
+    this.#dueAtMs = this.#clock.now() + ms
+    this.#timer = this.#clock.after(ms, this.#look)
+  }
+
   readonly #look = (): void => {
     this.#timer = undefined
     if (this.#sinceMs === undefined) return
-    const leftMs = this.#sinceMs + this.#timeoutMs - this.#clock.now()
+    const nowMs = this.#clock.now()
+    // It was this process that stood still: what was acknowledged meanwhile waits in the kernel, or is said at the resume.
+    if (nowMs - this.#dueAtMs > LATE_MS) this.moved({ waiting: true })
+    const leftMs = this.#sinceMs + this.#timeoutMs - nowMs
     if (leftMs <= 0) return this.#onStalled()
-    this.#timer = this.#clock.after(leftMs, this.#look)
+    this.#lookAfter(leftMs)
   }
 }

@@ -134,3 +134,18 @@ t.test('ten thousand acknowledged messages need one timer', async t => {
   watch.pause()
   t.equal(clock.pending, 0)
 })
+
+t.test('a process that stood still itself waits anew: it could hear no acknowledgement', async t => {
+  const { clock, link, carrier, ends } = linkUp()
+  link.send(Buffer.alloc(10))
+
+  clock.jump(40_000)
+  t.equal(link.state, 'up')
+  carrier.receive(ack(1))
+  link.send(Buffer.alloc(10))
+  clock.jump(40_000)
+  clock.tick(29_999)
+  t.same(ends, [])
+  clock.tick(1)
+  t.same(ends, ['OVERLOADED link.ackTimeout: nothing acknowledged for 30000 ms'])
+})
