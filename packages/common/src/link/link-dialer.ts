@@ -60,10 +60,11 @@ export class LinkDialer {
     this.#onResponsive = onResponsive
     // One listener for all dials: thousands may be under way.
     link.on('down', reason => {
-      this.#probe = undefined
-      this.#unresponsiveAtBytes = undefined
+      this.#forget()
       this.#failAll(new TunnelError('LINK_LOST', reason.message, { cause: reason }))
     })
+    // Perhaps from up to closed. The session ends its dials itself; nobody is to be looked for any more.
+    link.on('close', () => this.#forget())
   }
 
   /** Connected, but a ping or a probe should have been answered by now: a process that hangs, or a black hole. */
@@ -158,6 +159,11 @@ export class LinkDialer {
     this.#failAll(
       new TunnelError('LINK_LOST', `it does not respond, no sign of life for ${Math.round(waitMs)} ms`)
     )
+  }
+
+  #forget(): void {
+    this.#probe = undefined
+    this.#unresponsiveAtBytes = undefined
   }
 
   #failAll(reason: TunnelError): void {

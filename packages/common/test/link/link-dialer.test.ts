@@ -201,3 +201,15 @@ t.test('silence longer than a ping and its answer is remarkable', async t => {
   link.silentMs = 7_501
   t.ok(dialer.silent)
 })
+
+t.test('a link that is closed while its other side hangs is not looked at any more', async t => {
+  const { clock, link, dial } = dialledLink({ responds: false })
+  const dialled = dial(target, { signal: never() })
+  clock.tick(2 * ANSWER_WAIT_MS + 2 * LOOK_MS)
+  await t.rejects(dialled, { code: 'LINK_LOST' })
+
+  link.state = 'closed'
+  link.emit('close', new TunnelError('OVERLOADED'))
+  clock.tick(LOOK_MS)
+  t.equal(clock.pending, 0)
+})
