@@ -70,7 +70,8 @@ export class LogOutput {
   write(line: string): void {
     if (this.#dropped > 0) return this.#drop(1)
     const bytes = Buffer.from(line)
-    if (this.#bytes + bytes.length > LOG_BUFFER_BYTES) return this.#drop(1)
+    // One that is longer than all that may wait is written when nothing waits: lines come back with the end of a write.
+    if (this.#bytes > 0 && this.#bytes + bytes.length > LOG_BUFFER_BYTES) return this.#drop(1)
     this.#lines.push(bytes)
     this.#bytes += bytes.length
     if (!this.#isWriting && !this.#retry) this.#next()

@@ -178,6 +178,21 @@ t.test('a reader that stalls costs what is beyond the buffer: at its edge, and i
   t.same(fd.told.at(-1), 'resumed 3')
 })
 
+t.test(
+  'a line longer than the buffer is written when nothing waits: dropped, no write would end the gap',
+  async t => {
+    const fd = descriptor()
+    const long = `${'x'.repeat(LOG_BUFFER_BYTES)}\n`
+    fd.output.write(long)
+    fd.take()
+    fd.output.write('last\n')
+    fd.take()
+
+    t.equal(fd.text, `${long}last\n`)
+    t.same(fd.told, [])
+  }
+)
+
 t.test('what is left when the process exits is written then, as far as it can be', async t => {
   const fd = descriptor()
   fd.output.write('a\n')
