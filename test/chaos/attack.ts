@@ -47,9 +47,13 @@ const attack = JSON.parse(process.argv[2] ?? '{}') as Attack
 const tls = { ca: readFileSync(attack.ca), cert: readFileSync(attack.cert), key: readFileSync(attack.key) }
 let links = 0
 
+/** A hog acknowledges in bursts until its send window has grown, and never again. */
+const BURSTS = 8
+const BURST_EVERY_MS = 500
+
 /**
- * A client of the cluster that serves no target: it says yes to all, drops what comes, and never acknowledges. One that
- * drains is asked last.
+ * A client of the cluster that serves no target: it says yes to all, drops what comes, and soon acknowledges nothing
+ * more. One that drains is asked last.
  */
 async function openLink(name: string, { drains }: { drains: boolean }): Promise<WebSocketCarrier> {
   const { tunnel, cluster } = attack
@@ -58,6 +62,13 @@ async function openLink(name: string, { drains }: { drains: boolean }): Promise<
     { tls, headers: { 'Tendril-Cluster': cluster }, signal: new AbortController().signal }
   )
   const carrier = new WebSocketCarrier(websocket, socket)
+  let received = 0
+  let bursts = 0
+  const acknowledge = setInterval(() => {
+    if (received > 0) carrier.send(encodeNumber(linkType.ACK, received))
+    if (++bursts === BURSTS) clearInterval(acknowledge)
+  }, BURST_EVERY_MS)
+  carrier.on('close', () => clearInterval(acknowledge))
   carrier.on('message', message => {
     if (isLinkMessage(message)) {
       if (message[0] === linkType.WELCOME) {
@@ -70,6 +81,7 @@ async function openLink(name: string, { drains }: { drains: boolean }): Promise<
         carrier.send(encodeNumber(linkType.PONG, decodeNumber(message)))
       return
     }
+    received++
     eachFrame(message, (type, stream) => {
       if (type === frameType.OPEN) carrier.send(encode.opened(stream, CREDIT_LIMIT_BYTES))
     })
