@@ -16,7 +16,10 @@ export interface BudgetShare {
   readonly usedBytes: number
   /** What it may take now. Not positive: nothing. */
   readonly freeBytes: number
-  /** Takes bytes, even beyond `freeBytes`: minima, and the message that was begun, are not refused. */
+  /**
+   * Takes bytes, even beyond `freeBytes`: minima, and the message that was begun, are not refused. What is taken while
+   * nothing is free is the party's own and makes nothing less for others: a thousand minima would leave them none.
+   */
   take(bytes: number): void
   release(bytes: number): void
 }
@@ -25,6 +28,8 @@ export class FairBudget {
   readonly totalBytes: number
   readonly #shares = new Map<string, BudgetShare>()
   #usedBytes = 0
+  /** Of these, what was taken while nothing was free. */
+  #beyondBytes = 0
 
   constructor(totalBytes: number) {
     this.totalBytes = totalBytes
@@ -49,15 +54,18 @@ export class FairBudget {
 
   #newShare(): BudgetShare {
     let usedBytes = 0
-    const take = (bytes: number): void => {
+    let beyondBytes = 0
+    const count = (bytes: number, beyond: number): void => {
       usedBytes += bytes
       this.#usedBytes += bytes
+      beyondBytes += beyond
+      this.#beyondBytes += beyond
     }
     const freeBytes = (): number => {
-      const free = this.totalBytes - this.#usedBytes
+      const free = this.totalBytes - (this.#usedBytes - this.#beyondBytes)
       if (this.#shares.size <= 1) return free
       // The most that leaves: used + taken <= multiple x (free - taken).
-      return Math.floor((FREE_MULTIPLE * free - usedBytes) / (FREE_MULTIPLE + 1))
+      return Math.floor((FREE_MULTIPLE * free - (usedBytes - beyondBytes)) / (FREE_MULTIPLE + 1))
     }
     return {
       get usedBytes() {
@@ -66,8 +74,8 @@ export class FairBudget {
       get freeBytes() {
         return freeBytes()
       },
-      take,
-      release: bytes => take(-bytes)
+      take: bytes => count(bytes, freeBytes() > 0 ? 0 : bytes),
+      release: bytes => count(-bytes, -Math.min(bytes, beyondBytes))
     }
   }
 }

@@ -15,7 +15,11 @@ t.test('a budget with one party is all its own', async t => {
   t.equal(grab(budget.share()), 1_000)
   t.equal(budget.share().freeBytes, 0)
   budget.share().take(1)
-  t.equal(budget.share().freeBytes, -1, 'minima may go beyond it')
+  t.equal(budget.usedBytes, 1_001, 'minima may go beyond it')
+  budget.share().release(1)
+  t.equal(budget.share().freeBytes, 0)
+  budget.share().release(1)
+  t.equal(budget.share().freeBytes, 1)
 })
 
 t.test('one of several parties gets four fifths, and whoever comes next four fifths of the rest', async t => {
@@ -56,6 +60,25 @@ t.test('what a party gives back is there for the others at once', async t => {
   t.equal(a.usedBytes, 0)
   t.equal(b.usedBytes + b.freeBytes, 800)
 })
+
+t.test(
+  'what a party takes beyond its part, minima of a thousand, leaves that of the others as it was',
+  async t => {
+    const budget = new FairBudget(1_000)
+    const [a, b] = ['a', 'b'].map(name => budget.share(name)) as [BudgetShare, BudgetShare]
+    grab(a)
+    const before = b.freeBytes
+    for (let minima = 0; minima < 1_000; minima++) a.take(100)
+
+    t.equal(b.freeBytes, before)
+    t.equal(a.usedBytes, 100_800)
+    a.release(100_000)
+    t.equal(b.freeBytes, before)
+    a.release(800)
+    t.equal(a.usedBytes, 0)
+    t.equal(grab(b), 800)
+  }
+)
 
 t.test('a party is the same share whenever it is asked for', async t => {
   const budget = new FairBudget(1_000)

@@ -43,6 +43,28 @@ t.test('links of one process share a budget, and each keeps its minimum', async 
   t.equal(budget.usedBytes, 100)
 })
 
+t.test(
+  'a thousand links of one party that acknowledge nothing leave another party what one of them leaves',
+  async t => {
+    const budget = new FairBudget(MIB)
+    const [hog, other] = [budget.share('hog'), budget.share('other')]
+    const limits = { replayLimitBytes: MIB, replayMinBytes: 2_000 }
+    const fill = (replay: ReplayBuffer): number => {
+      while (replay.hasRoom) replay.push(bytes(1_000))
+      return replay.bytes
+    }
+    fill(new ReplayBuffer(limits, hog))
+    const beside = new ReplayBuffer(limits, other)
+    const oneBytes = fill(beside)
+    beside.clear()
+
+    for (let link = 0; link < 1_000; link++) fill(new ReplayBuffer(limits, hog))
+
+    t.ok(oneBytes > 150_000)
+    t.equal(fill(new ReplayBuffer(limits, other)), oneBytes)
+  }
+)
+
 t.test('clearing gives everything back, once', async t => {
   const budget = new FairBudget(MIB)
   const replay = buffer(1_000, 100, budget)
