@@ -99,7 +99,8 @@ export function configSource(
 ): { file: string; overrides: Override[] } {
   const given = command.opts<{ config?: string; set: Override[] } & Record<string, unknown>>()
   const file = given.config ?? env[CONFIG_VARIABLE]
-  if (file === undefined) command.error(`error: which configuration? Name its file with --config`)
+  if (file === undefined)
+    command.error(`error: no configuration file: name one with --config FILE or TENDRIL_CONFIG`)
   const fromFlags = flags.flatMap(({ flag, path }) => {
     const text = given[new Option(`--${flag}`).attributeName()]
     return typeof text === 'string' ? [{ source: `--${flag}`, path, text }] : []

@@ -1,14 +1,14 @@
 /**
- * What the environment could switch off in Node and OpenSSL, seen from a program that must not be switched off. Where a
- * setting is given explicitly wherever it counts (tls.ts, transport/secure, every HTTP parser) the environment has no
- * effect, and the warning says so; where nothing helps, it says what the setting does. Whoever sets the environment of a
- * process may run any code in it: this is against accidents, not against them.
+ * Environment variables and flags of Node that weaken the security of Node or OpenSSL. Where the program sets the same
+ * option on every connection (tls.ts, transport/secure, every HTTP parser) they have no effect, and the warning says so.
+ * Otherwise the warning says what they do. This protects against mistakes only: who sets the environment of a process can
+ * run any code in it.
  */
 
 type Row = {
-  /** A variable that counts when it is set, or a flag of node. */
+  /** An environment variable, or a flag of node. */
   name: string
-  /** Set like this it does harm. Default: set at all. */
+  /** Whether this value is harmful. Default: every value is. */
   harms?: (value: string) => boolean
   warning: string
 }
@@ -17,7 +17,7 @@ const VARIABLES: Row[] = [
   {
     name: 'NODE_TLS_REJECT_UNAUTHORIZED',
     harms: value => value === '0',
-    warning: 'has no effect here: certificates are verified always'
+    warning: 'has no effect here: certificates are always verified'
   },
   {
     name: 'NODE_DEBUG',
@@ -28,23 +28,23 @@ const VARIABLES: Row[] = [
 
 const FLAGS: Row[] = [
   { name: '--insecure-http-parser', warning: 'has no effect here: HTTP is parsed strictly' },
-  { name: '--tls-min-v1.0', warning: 'has no effect here: TLS 1.2 is the least' },
-  { name: '--tls-min-v1.1', warning: 'has no effect here: TLS 1.2 is the least' },
-  { name: '--tls-max-v1.2', warning: 'has no effect here: TLS 1.3 is spoken' },
+  { name: '--tls-min-v1.0', warning: 'has no effect here: the lowest version is TLS 1.2' },
+  { name: '--tls-min-v1.1', warning: 'has no effect here: the lowest version is TLS 1.2' },
+  { name: '--tls-max-v1.2', warning: 'has no effect here: the highest version is TLS 1.3' },
   { name: '--tls-cipher-list', warning: 'has no effect here: the ciphers are those of docs/protocol.md' },
   {
     name: '--tls-keylog',
-    warning: 'writes the keys of all connections to a file: whoever reads it reads them'
+    warning: 'writes the keys of all connections to a file: who can read it can decrypt them'
   },
-  { name: '--security-revert', warning: 'takes back a fix of a known vulnerability' },
+  { name: '--security-revert', warning: 'removes the fix of a known vulnerability' },
   { name: '--inspect', warning: 'opens a debugger, which may run any code here' },
   { name: '--inspect-brk', warning: 'opens a debugger, which may run any code here' },
   { name: '--inspect-wait', warning: 'opens a debugger, which may run any code here' }
 ]
 
 /**
- * Takes away what libraries would obey, and returns a sentence for everything that deserves one, for the log.
- * `execArgv`: the flags that node itself was given.
+ * Deletes variables that libraries would obey, and returns a warning for each harmful variable or flag, for the log.
+ * `execArgv`: the flags given to node itself.
  */
 export function secureEnvironment(
   env: NodeJS.ProcessEnv = process.env,
@@ -54,7 +54,7 @@ export function secureEnvironment(
     const value = env[name]
     return value !== undefined && harms(value) ? [`${name} ${warning}`] : []
   })
-  // The client library of Kubernetes asks for it, with a token in its hands.
+  // The client library of Kubernetes reads it, and sends a token over the connection.
   delete env['NODE_TLS_REJECT_UNAUTHORIZED']
   // Node takes an underscore for a dash, and a value behind "=".
   const given = [...(env['NODE_OPTIONS'] ?? '').split(/\s+/), ...execArgv].map(flag =>

@@ -50,7 +50,10 @@ export function createLog(options: LogOptions = {}): Log {
       fd: STANDARD_OUTPUT,
       onDrop,
       onResume: dropped =>
-        log.warn({ dropped }, 'log lines dropped, standard output did not take them; it does again')
+        log.warn(
+          { dropped },
+          'log lines were dropped because standard output did not accept them, it accepts lines again'
+        )
     })
   const lines: typeof out = {
     write: line => out.write(asText ? textLine(line) : jsonLine(line)),

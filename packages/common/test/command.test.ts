@@ -69,7 +69,10 @@ t.test('help and version are no mistakes', async t => {
 t.test('a wrong command line is answered with what was meant, and with 2', async t => {
   t.match(await say([]), { code: 2, out: '', err: /Usage: prog/ })
   t.match(await say(['goo']), { code: 2, err: /^prog: unknown command 'goo'\n\(Did you mean go\?\)/ })
-  t.match(await say(['go']), { code: 2, err: /which configuration\? Name its file with --config/ })
+  t.match(await say(['go']), {
+    code: 2,
+    err: /no configuration file: name one with --config FILE or TENDRIL_CONFIG/
+  })
   t.match(await say(['go', '--confg', 'x']), {
     code: 2,
     err: /unknown option '--confg'\n\(Did you mean --config\?\)/

@@ -11,7 +11,7 @@ export function serverMemoryBounds(config: SeedConfig): MemoryBound[] {
     ...memoryBounds(config, { links: link.linkLimit, streams }),
     { from: 'tunnel.headerLimit x tunnel.maxPending', bytes: tunnel.headerLimit * tunnel.maxPending },
     { from: 'fronts[].headerLimit x fronts[].maxConnections', bytes: heads },
-    { from: '64KiB before the answer x fronts[].maxConnections', bytes: EARLY_BYTES * callers }
+    { from: '64KiB received before the answer x fronts[].maxConnections', bytes: EARLY_BYTES * callers }
   ]
 }
 

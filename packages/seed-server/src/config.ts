@@ -58,11 +58,11 @@ const tls = (who: string, opened: string) => ({
     about: `PEM file: the authorities whose certificates ${who} must show. An intermediate one suffices, without its root.`
   }),
   onExpiry: choice({
-    about: `\`end\`: ${opened} when the certificate expires with which they were opened. \`keep\`: they stay, and only new ones need a valid certificate. Those whose certificate comes from an authority that is no longer in \`clientCa\` end in any case, when the file has been read again.`,
+    about: `What happens when a certificate expires. \`end\`: ${opened} that were opened with it. \`keep\`: these stay, and only new ones need a valid certificate. When an authority is no longer in \`clientCa\`, what its certificates opened ends in any case, after the file has been read again.`,
     values: ['end', 'keep']
   }).default('end'),
   requireClientAuth: yesNo({
-    about: `Certificates of ${who} must have clientAuth in their extended key usage. \`false\` also accepts old ones that have no extended key usage at all.`
+    about: `Certificates of ${who} must have clientAuth in their extended key usage. \`false\` also accepts certificates without an extended key usage.`
   }).default(true)
 })
 
@@ -79,7 +79,7 @@ const limits = {
   }).default(8192),
   maxPending: count({
     about:
-      'Connections whose TLS handshake or request header is not complete; one more drops the oldest of them, so that those who say nothing keep nobody out.',
+      'Most connections whose TLS handshake or request header is not complete. One more closes the oldest of them, so that connections without a request do not keep others out.',
     min: 1,
     max: 1_000_000
   }).default(2048)
@@ -87,40 +87,40 @@ const limits = {
 
 /** What one cluster may use of a server that serves several. */
 const clusterLimits = section(
-  'What this cluster may use, so that others keep their part. Beyond it the answer is OVERLOADED with the name of the key; `tendril_server_limit_refusals_total` counts. With `workers` each limit is that of each worker.',
+  'What this cluster may use, so that enough is left for other clusters. What goes beyond a limit is refused with OVERLOADED and the name of the key; `tendril_server_limit_refusals_total` counts refusals. With `workers` each worker has these limits.',
   {
     links: count({
       about:
-        'Links of its clients, those included that are down and may be resumed. A client has one link for each of its `connections` to each server.',
+        'Most links of its clients, including those that are down and may be resumed. A client has one link for each of its `connections` to each server.',
       min: 1,
       max: 1_000_000
     }).default(2048),
     linksPerClient: count({
       about:
-        'Links of one client, which is one certificate subject and one `name`. Not less than the `connections` of the client; twice that lets a client that was killed come back before its old links are missed.',
+        'Most links of one client, which is one certificate subject and one `name`. At least the `connections` of the client. With twice that, a client that was killed can connect again before the server has noticed that its old links are lost.',
       min: 1,
       max: 1_000_000
     }).default(8),
     routesPerClient: count({
       about:
-        'Routes that a client may announce over one link. The first ones count, the others are ignored, with a warning.',
+        'Most routes that a client may announce over one link. The first ones are used, the others are ignored with a warning.',
       min: 0,
       max: 1_024
     }).default(64),
     connections: count({
       about:
-        'Connections of its clients to the tunnel, from the TLS handshake on. Twice `links` lets all clients replace their connections at once.',
+        'Most connections of its clients to the tunnel, from the TLS handshake on. Twice `links` lets all clients replace their connections at once.',
       min: 1,
       max: 1_000_000
     }).default(4096),
     streams: count({
       about:
-        'Streams open or being dialled, of all its callers together. Less than `maxConnections` of a front that it shares with other clusters.',
+        'Most streams, open or being dialled, of all its callers together. Set it below `maxConnections` of a front that it shares with other clusters.',
       min: 1,
       max: 1_000_000
     }).default(6144),
     dialsPerSecond: count({
-      about: 'Dials in a second; after a pause as many at once.',
+      about: 'Most dials in a second. After a second without dials as many may come at once.',
       min: 1,
       max: 1_000_000
     }).default(2000)
@@ -133,7 +133,7 @@ const tunnel = section(
     listen: listen({ about: "Address that the load balancer passes the clients' connections on to." }),
     tls: section(
       'Certificates of the tunnel. TLS ends here, not in the load balancer.',
-      tls('clients', 'links end')
+      tls('clients', 'it ends the links')
     ),
     proxyProtocol: choice({
       about:
@@ -163,9 +163,9 @@ const front = section('', {
   }),
   listen: listen({
     about:
-      'Where. Without `tls` only a Unix socket or a loopback address is allowed. A Unix socket has no reset: when a target or the tunnel breaks, a caller that is only reading sees an orderly end, so that half an answer without a length of its own looks whole. One whose own bytes lie unread gets ECONNRESET. Over TCP, with TLS or without, every caller sees the reset.'
+      'Where. Without `tls` only a Unix socket or a loopback address is allowed. A Unix socket has no reset: when a target or the tunnel breaks, a caller that only reads sees a normal end, so that half of an answer without a length looks complete. Only a caller with bytes that were not read yet gets ECONNRESET. Over TCP, with or without TLS, every caller sees the reset.'
   }),
-  tls: section('Certificates of this front.', tls('callers', 'tunnels are reset')).optional(),
+  tls: section('Certificates of this front.', tls('callers', 'it resets the tunnels')).optional(),
   mode: socketMode.optional(),
   cluster: text({
     about:
@@ -174,13 +174,13 @@ const front = section('', {
     expected: NAME_RULE
   }).optional(),
   callers: list(
-    'Names in certificates that may call here: common name, DNS name, or NAME of a `tendril://caller/NAME`. Without it: everybody whose certificate comes from `clientCa`; and if an authority there is one of `tunnel.tls.clientCa`, too, only certificates with `tendril://caller/NAME`. Never: certificates of clients and servers (`clusters[].identities`, `peers.identities`, `tendril://client/NAME`, `tendril://server`).',
+    'Names in certificates that may call here: common name, DNS name, or NAME of a `tendril://caller/NAME`. Without this list every certificate from `clientCa` may call; but if `clientCa` and `tunnel.tls.clientCa` have an authority in common, only those with `tendril://caller/NAME` may. Certificates of clients and servers (`clusters[].identities`, `peers.identities`, `tendril://client/NAME`, `tendril://server`) may never call.',
     text(),
     { min: 1 }
   ).optional(),
   dialTimeout: duration({
     about:
-      'From CONNECT to its answer; then it is 504, or 503 with the reason when there was no client that could be asked. Keep it below 5s, after which the aggregator of kube-apiserver gives up without hearing the reason.',
+      'Longest time from CONNECT to its answer. Then the answer is 504, or 503 with the reason when there was no client that could be asked. Keep it below 5s, after which the aggregator of kube-apiserver gives up without hearing the reason.',
     min: '100ms',
     max: '10m'
   }).prefault('4s'),

@@ -32,12 +32,12 @@ t.test('the bounds on memory follow from the configuration', async t => {
     { from: 'session.processBudget', bytes: 2_000 },
     { from: '(session.windowMin + 256KiB) x 100 streams', bytes: 100 * (20 + 256 * KIB) },
     {
-      from: 'lines of the log that wait, and buffers kept for messages',
+      from: 'log lines that wait to be written, and buffers kept for messages',
       bytes: LOG_BUFFER_BYTES + 7 * KIB * KIB
     },
     { from: 'tunnel.headerLimit x tunnel.maxPending', bytes: 300 },
     { from: 'fronts[].headerLimit x fronts[].maxConnections', bytes: 2 * 10 + 4 * 20 },
-    { from: '64KiB before the answer x fronts[].maxConnections', bytes: 6 * EARLY_LIMIT_BYTES }
+    { from: '64KiB received before the answer x fronts[].maxConnections', bytes: 6 * EARLY_LIMIT_BYTES }
   ])
 })
 
@@ -48,6 +48,6 @@ t.test('their sum stands in front of them, as a comment', async t => {
   ]
 
   const [sum, ...each] = showBounds(bounds, 2).split('\n')
-  t.match(sum, /^# Memory of each of 2 workers with every bound used up at once: 7 MiB,/)
+  t.match(sum, /^# Most memory of each of 2 workers, with every bound used up at once: 7 MiB,/)
   t.same(each, ['#      3 MiB  a', '#      4 MiB  b', ''])
 })

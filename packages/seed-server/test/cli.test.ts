@@ -91,7 +91,7 @@ t.test('check-config prints all that is in force, and what it prints is a config
     tunnel: { listen: '127.0.0.1:8443', handshakeTimeout: '10s' },
     fronts: [{ dialTimeout: '4s', headerLimit: '8KiB' }]
   })
-  t.match(shown.out, /^# Memory with every bound used up at once: \d+ MiB/m)
+  t.match(shown.out, /^# Most memory, with every bound used up at once: \d+ MiB/m)
   await writeFile(join(dir, 'again.yaml'), shown.out)
   t.equal((await say(['check-config', '-c', join(dir, 'again.yaml')])).out, shown.out)
 })

@@ -87,7 +87,7 @@ const targets = section(
   'What may be reached through this client. Names are resolved first, and every address they have is asked about.',
   {
     allow: list(
-      'Networks that may be reached, as CIDR, optionally for some ports only. Without it: every address that is not special. Special addresses (loopback, link-local, multicast, unspecified, reserved, site-local, and the metadata services of clouds that are none of these) are only reached when a rule inside their range names them. What the client itself listens at is never reached.',
+      'Networks that may be reached, as CIDR, optionally for some ports only. Without it: every address that is not special. Special addresses (loopback, link-local, multicast, unspecified, reserved, site-local, and other metadata services of clouds) are only reached when a rule inside their range names them. The listeners of the client itself are never reached.',
       rule
     ).optional(),
     deny: list(
@@ -128,7 +128,7 @@ export const shootSchema = section('', {
   ),
   connections: count({
     about:
-      'Links to each server. Streams spread over them, so that one lost packet, or one gateway on the way, holds up only its share. A server admits as many as its `clusters[].limits.linksPerClient`, 8 by default; up to half of that a killed client can come back at once.',
+      'Links to each server. Streams spread over them, so that one lost packet, or one gateway on the way, holds up only its share. A server accepts at most its `clusters[].limits.linksPerClient`, 8 by default. With at most half of that a client that was killed can connect again at once.',
     min: 1,
     max: 16
   }).default(1),
@@ -146,7 +146,7 @@ export const shootSchema = section('', {
   }),
   proxy: url({
     about:
-      'Proxy on the way out. `env` goes by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY (unless that is a SOCKS proxy, which is left to other programs) and NO_PROXY; `none` connects directly; or the URL of a proxy, with user and password if it asks for them.',
+      'Proxy on the way out. `env` uses HTTPS_PROXY, HTTP_PROXY, ALL_PROXY (ignored if it names a SOCKS proxy) and NO_PROXY; `none` connects directly; or the URL of a proxy, with user and password if it asks for them.',
     schemes: ['http', 'https'],
     credentials: true,
     words: ['env', 'none']

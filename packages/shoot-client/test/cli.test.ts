@@ -81,7 +81,7 @@ t.test('check-config prints all that is in force', async t => {
 
   t.equal(code, 0)
   t.match(parse(out), { cluster: 'demo', reconnect: { maxDelay: '30s' }, session: { windowMax: '32MiB' } })
-  t.match(out, /^# Memory with every bound used up at once: \d+ MiB/m)
+  t.match(out, /^# Most memory, with every bound used up at once: \d+ MiB/m)
 })
 
 t.test('a typo is told with file, line and key, and with exit code 2', async t => {

@@ -227,7 +227,7 @@ function urlProblem(written: string, options: Parameters<typeof url>[0]): string
   return undefined
 }
 
-/** What is wrong when `isPercentEncoded` says no. */
+/** The message for a user or password that `isPercentEncoded` refuses. */
 export const PERCENT_RULE =
   'a % in the user or password stands for itself only when it is written as %25, and encodes no control character'
 

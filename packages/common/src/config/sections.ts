@@ -33,7 +33,7 @@ export const sessionSection = section(
     }).prefault('64MiB'),
     processBudget: size({
       about:
-        'All windows of all sessions of the process together grow up to this, beyond `windowMin` of each stream. A server divides it fairly between its clusters: one alone may use four fifths, with others it falls to its share, and whoever comes later finds room.',
+        'Limit of all windows of all sessions of the process together, beyond `windowMin` of each stream. The clusters of a server share it: each may use at most four times what is free, so that one alone uses at most four fifths and others still find room. A single cluster may use all of it.',
       min: '1MiB',
       max: '64GiB'
     }).prefault('1GiB'),
@@ -88,7 +88,7 @@ const linkKeys = {
   }).prefault('10s'),
   replayLimit: size({
     about:
-      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long lines, never data. Less is kept where the path is slow: twice what it carries in a round trip.',
+      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long paths, never data. On a slow path less is kept: twice what the path carries in a round trip.',
     min: '64KiB',
     max: '1GiB'
   }).prefault('32MiB'),
@@ -99,13 +99,13 @@ const linkKeys = {
   }).prefault('256KiB'),
   replayBudget: size({
     about:
-      'All links of the process together keep up to this. A server divides it fairly between its clusters: one alone may use four fifths, with others it falls to its share, and whoever comes later finds room. Where there is only one cluster, all is its.',
+      'Limit of what all links of the process keep together, beyond `replayMin` of each link. The clusters of a server share it: each may use at most four times what is free, so that one alone uses at most four fifths and others still find room. A single cluster may use all of it.',
     min: '1MiB',
     max: '64GiB'
   }).prefault('256MiB'),
   ackTimeout: duration({
     about:
-      'A connection over which messages are under way and none was acknowledged for this long is ended together with its link (OVERLOADED), so that nobody makes the other side keep messages for ever. One message of 128 KiB has to arrive in this time.',
+      'How long messages may be under way on a link that is up without one of them being acknowledged. Then the link is ended (OVERLOADED), so that a peer that never acknowledges does not hold memory for ever. One message of 128 KiB has to arrive in this time.',
     min: '1s',
     max: '1h'
   }).prefault('30s')
@@ -116,7 +116,7 @@ function checkLink(
   context: z.RefinementCtx
 ): void {
   if (link.deadAfter <= link.pingInterval) {
-    context.addIssue({ code: 'custom', path: ['deadAfter'], message: 'is not longer than pingInterval' })
+    context.addIssue({ code: 'custom', path: ['deadAfter'], message: 'must be longer than pingInterval' })
   }
   if (link.replayMin > link.replayLimit) {
     context.addIssue({ code: 'custom', path: ['replayMin'], message: 'is larger than replayLimit' })
@@ -131,7 +131,7 @@ export const acceptedLinkSection = section(LINK_ABOUT, {
   ...linkKeys,
   linkLimit: count({
     about:
-      'Links at once, those included that are down and may be resumed; one more is refused with OVERLOADED. With `workers` those of each. `clusters[].limits.links` says how many of them one cluster may have.',
+      'Most links at once, including those that are down and may be resumed; one more is refused with OVERLOADED. With `workers` each worker has this limit. `clusters[].limits.links` is the limit of one cluster.',
     min: 1,
     max: 1_000_000
   }).default(4096)
@@ -152,11 +152,11 @@ export function linkLimits(section: z.output<typeof linkSection>): LinkLimits {
 }
 
 export const dnsSection = section(
-  'How names are resolved. /etc/hosts, and the search domains and `options` of /etc/resolv.conf count in any case.',
+  'How names are resolved. /etc/hosts, and the search domains and `options` of /etc/resolv.conf are used in any case.',
   {
     resolver: choice({
       about:
-        '`own`: in this process, where a name whose nameserver is silent holds up no other. `system`: getaddrinfo, which knows every source of /etc/nsswitch.conf, but where a few silent names hold up all others until they time out; more threads (UV_THREADPOOL_SIZE) then help. `auto`: `own`, unless nsswitch.conf or resolv.conf ask for what only getaddrinfo can do (mDNS, NIS, LDAP, `use-vc`, a nameserver with a zone).',
+        '`own`: in this process; a nameserver that does not answer for one name delays no other name. `system`: by getaddrinfo, which supports every source of /etc/nsswitch.conf, but a few names without an answer delay all others until they time out; more threads (UV_THREADPOOL_SIZE) help then. `auto`: `own`, unless nsswitch.conf or resolv.conf ask for what only getaddrinfo can do (mDNS, NIS, LDAP, `use-vc`, a nameserver with a zone).',
       values: ['auto', 'own', 'system']
     }).default('auto'),
     nameservers: list(
@@ -168,7 +168,7 @@ export const dnsSection = section(
     ).default([]),
     maxQuestions: count({
       about:
-        'Names of targets being resolved at once. One more gives up the oldest with OVERLOADED. Names of our own servers are counted apart, up to the same number.',
+        'Most names of targets that are resolved at once. With one more the oldest fails with OVERLOADED. Names of servers are counted separately, with the same limit.',
       min: 1,
       max: 65_536
     }).default(1024)
@@ -179,7 +179,8 @@ export const dnsSection = section(
       context.addIssue({
         code: 'custom',
         path: ['nameservers'],
-        message: 'getaddrinfo asks those of /etc/resolv.conf: write resolver: own, or leave them out'
+        message:
+          'have no effect with resolver: system, which asks those of /etc/resolv.conf: set resolver: own, or leave nameservers out'
       })
     }
   })
@@ -198,7 +199,7 @@ export const adminSection = section(
       about: 'Where. It asks nobody who they are: keep it on loopback or inside the pod network.'
     }),
     allowedHosts: list(
-      'Names by which it may be asked (Host), `*.` in front for any name below. Addresses, `localhost` and names without a dot need no mention; any other name is answered 421, so that no page in a browser reads it under a name of its own (DNS rebinding).',
+      'Names that requests may have in their Host header; `*.` in front stands for any name below. Addresses, `localhost` and names without a dot are always allowed. Any other name is answered 421, so that a web page cannot read this listener by DNS rebinding.',
       text({
         fits: written => /^(\*\.)?[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*$/.test(written),
         expected: 'a name such as tendril.example.org or *.example.org'

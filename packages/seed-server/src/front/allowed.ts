@@ -12,14 +12,14 @@ import type { Certificates } from '@tendril/common/tls'
 export type AllowedCallersOptions = {
   /** `callers` of the front. */
   names?: readonly string[]
-  /** Of the front. */
+  /** Those of the front. */
   certificates: Certificates
   tunnel: TunnelIdentities & { certificates?: Certificates }
 }
 
 export class AllowedCallers {
   readonly #options: AllowedCallersOptions
-  /** The authorities that were last compared: the same arrays until files have changed. */
+  /** The authorities that were last compared. The arrays stay the same until files have changed. */
   #compared: readonly (readonly string[] | undefined)[] = []
   #shared = false
   /** kube-apiserver shows one certificate with every CONNECT, and `verifyPeer` makes one identity of it. */
@@ -63,7 +63,7 @@ export class AllowedCallers {
     if (identity.role === 'caller' || !this.#shared) return 'allowed'
     return new TunnelError(
       'CALLER_DENIED',
-      `${presented(identity)} is no tendril://caller/NAME, and clients come from the same authority: list it in callers`
+      `${presented(identity)} is not a tendril://caller/NAME, and certificates of clients come from the same authority: add its name to callers of the front`
     )
   }
 

@@ -62,7 +62,7 @@ export type FrontOptions = {
   firstByteDelayMs?: number
   /** Callers at once. One more is answered 503. Default 8192. */
   maxConnections?: number
-  /** Callers whose request head is not complete. One more drops the oldest: who is slow loses, not who is next. Default 2048. */
+  /** Callers whose request head is not complete. One more closes the oldest. Default 2048. */
   maxPending?: number
   /** Called when a caller was dropped because of `maxPending`. */
   onPendingDropped?: () => void
@@ -261,7 +261,10 @@ class OpenFront implements Front {
     const [oldest] = this.#pending
     if (!oldest) return
     this.#pending.delete(oldest)
-    this.#log.debug({ remote: oldest.socket.remoteAddress }, 'caller dropped, too many say nothing')
+    this.#log.debug(
+      { remote: oldest.socket.remoteAddress },
+      'caller dropped, too many have not sent a complete request'
+    )
     oldest.socket.destroy()
     this.#options.onPendingDropped?.()
   }
