@@ -10,7 +10,7 @@ export const MESSAGE_LIMIT_BYTES = 1_048_576
 export interface CarrierEvents {
   /** One whole message, in order. The receiver owns the bytes; a Carrier never writes to them again. */
   message: [message: Buffer]
-  /** Something came, be it half a message: a sign of life. Once for each read of a socket, before what it brought. */
+  /** Bytes were received, even if they are only part of a message. Once for each read of a socket, before its messages. */
   bytes: []
   /** After `send` returned false: there is room again. */
   drain: []
@@ -31,8 +31,8 @@ export interface Carrier {
   /** Ends at once without a word: for a peer that is not there any more. `close` then says `error`. */
   terminate(error: TunnelError): void
   /**
-   * No `message` until `resume`, nor the `close` behind messages that wait; what the peer goes on sending waits where it
-   * is, for the most part outside of this process. For moments: a receiver that has enough for this turn. Idempotent.
+   * No `message` until `resume`, and no `close` while messages wait. What the peer sends meanwhile waits mostly outside of
+   * this process. For short pauses: a receiver whose share of this turn is spent. Idempotent.
    */
   pause(): void
   /** Messages come again, in a later turn of the event loop. Idempotent. */

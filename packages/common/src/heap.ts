@@ -38,8 +38,8 @@ export type GiveBackOptions = {
 }
 
 /**
- * Gives back what a burst took. Garbage is collected when memory is asked for, and after a burst nobody asks: its buffers
- * would stay until the next one. Costs an idle process with large buffers one collection (some 10 ms) each time.
+ * Collects garbage after a burst of traffic. V8 collects when memory is allocated, and an idle process allocates nothing: the
+ * buffers of the burst would stay until the next one. Costs an idle process with large buffers one collection (some 10 ms) each time.
  * @returns stops it; may be called twice
  */
 export function giveMemoryBack(options: GiveBackOptions = {}): () => void {

@@ -80,14 +80,14 @@ export class LogOutput {
   /** For the end of the process: writes what waits as far as the descriptor takes it. */
   flush(): void {
     this.#retry?.cancel()
-    // What a thread of its own still writes is waited for by Node.
+    // Node waits for a write that a thread of its pool still makes.
     const begun = this.#isWriting || !this.#underWay ? [] : [this.#underWay]
     const waiting = [...begun, ...this.#lines]
     this.#lines = []
     try {
       writeFully(this.#fd, Buffer.concat(waiting), { write: this.#writeSync, patienceMs: LAST_LINES_MS })
     } catch {
-      // Nobody is left to be told.
+      // The process ends: there is nothing left to do about it.
     }
   }
 
@@ -174,5 +174,5 @@ export function writeFully(
   }
 }
 
-/** Nobody ever wakes it. */
+/** Only for Atomics.wait as a sleep: it is never notified. */
 const SLEEP = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))

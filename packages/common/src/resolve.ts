@@ -92,7 +92,7 @@ export type SharedOptions = {
   lookup: Lookup
   /** Questions under way at once. */
   limit: number
-  /** `dropOldest`: who is slow loses, not who is next. `wait`: for a lookup that nothing can stop. */
+  /** `dropOldest`: at the limit the oldest lookup fails. `wait`: the new one waits, for lookups that cannot be cancelled. */
   atLimit: 'dropOldest' | 'wait'
   clock: Clock
 }
@@ -142,7 +142,7 @@ export function shared({ lookup, limit, atLimit, clock }: SharedOptions): Resolv
     }
   }
 
-  /** Nobody waits any more. One that nothing can stop keeps its place, so that who asks again does not ask twice. */
+  /** Nobody waits any more. A lookup that cannot be cancelled stays in the map, so that the next request shares it. */
   function takeBack(name: string, question: Question): void {
     if (questions.get(name) !== question) return
     if (atLimit === 'wait' && question.asked) return

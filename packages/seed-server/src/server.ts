@@ -181,7 +181,7 @@ export class Server implements House {
       })
     }
     // Callers come last: peers and clients learn of this server (`members`) while its fronts are still closed, so that a
-    // dial at a front that just opened finds links, or at least clients on their way, rather than nobody. A member takes
+    // dial at a front that has just opened finds links, or at least clients that are connecting. A member takes
     // links and dials of peers; that callers can come is announced by the last `listening` line and by readiness.
     const certificates = await this.#bundle(tunnel.tls)
     this.#admitted = new AdmittedCertificates({

@@ -1,7 +1,7 @@
 /**
  * The bound on connections of the admin listener: few for each source address and few in all, and at the bound an old
- * one is closed rather than the new one. So whoever opens connections and leaves them idle loses his own, and a kubelet's
- * probe, which asks at once, always gets through.
+ * one is closed rather than the new one. So a source that opens connections and leaves them idle loses its own, and a
+ * kubelet's probe, which sends its request at once, is always answered.
  */
 import type { Socket } from 'node:net'
 
@@ -59,7 +59,7 @@ export class AdminConnections {
     closed.socket.destroy()
   }
 
-  /** Whoever has most loses: a source with one connection keeps it. */
+  /** The source with most connections loses one: a source with one connection keeps it. */
   #largest(): ReadonlySet<Connection> {
     let largest: ReadonlySet<Connection> = new Set()
     for (const one of this.#sources.values()) if (one.size > largest.size) largest = one

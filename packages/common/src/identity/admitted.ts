@@ -1,7 +1,7 @@
 /**
- * What is open because of a certificate, and its end: when the certificate expires, or when authorities that were read
- * again no longer accept it. A handshake asks both once; a link and a tunnel live for months. Who was let in is not
- * decided here, and neither is how something ends.
+ * Ends what was opened with a certificate when the certificate expires, or when its authority has been removed. A TLS
+ * handshake checks both only once, but a link or a tunnel may live for months. This file does not decide who is
+ * accepted, and not how a link or tunnel is ended.
  */
 import type { X509Certificate } from 'node:crypto'
 import type { TLSSocket } from 'node:tls'
@@ -37,7 +37,7 @@ export type AdmittedOptions = {
   log: Log
 }
 
-/** One certificate, and the ends of all that was admitted with it. */
+/** One certificate, and the functions that end what was opened with it. */
 type Admitted = { certificate: X509Certificate; notAfter: Date; ends: Set<(why: TunnelError) => void> }
 
 /** The wall clock may be set, and a timer of Node holds 2^31 ms: it is looked at anew after so long, in milliseconds. */
@@ -110,7 +110,7 @@ export class AdmittedCertificates {
     if (this.#options.onExpiry === 'keep' || notAfter.getTime() >= this.#nextMs) return
     this.#nextMs = notAfter.getTime()
     this.#timer?.cancel()
-    // Valid in the last millisecond still (RFC 5280 §4.1.2.5).
+    // Still valid in the last millisecond (RFC 5280 §4.1.2.5).
     const leftMs = this.#nextMs + 1 - this.#today().getTime()
     this.#timer = this.#clock.after(Math.min(Math.max(leftMs, 0), LOOK_AGAIN_MS), () => this.#timerOnEnd())
   }

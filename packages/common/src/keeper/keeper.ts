@@ -81,7 +81,7 @@ type DoorState = {
   told: string | undefined
   /** A line through this door was lost after living this long; the next attempt has not been made yet. */
   lostAfterMs: number | undefined
-  /** What ended a line through this door, if only a change elsewhere can mend it: the versions of the two sides differ. */
+  /** What ended a line to this address, if retrying cannot help: the protocol versions of the two sides differ. */
   endedBy: TunnelError | undefined
   /** When a loss last made the door wait. */
   chargedAtMs: number
@@ -183,12 +183,12 @@ export class Keeper {
     for (const state of this.#doors) {
       state.duplicates = 0
       state.wake?.()
-      // What a door was made to wait for says nothing about a server that is new.
+      // The pause after earlier failures says nothing about a server that is new.
       if (newcomers) this.#shorten(state, NEWCOMER_DELAY_MAX_MS)
     }
   }
 
-  /** The pause of a door, if it pauses, ends after at most `maxMs`. */
+  /** A pause between attempts, if there is one, ends after at most `maxMs`. */
   #shorten(state: DoorState, maxMs: number): void {
     const { clock, random = Math.random } = this.#options
     const { skip } = state
@@ -371,22 +371,22 @@ export class Keeper {
     }
   }
 
-  /** A line that began behind this door has no connection any more. */
+  /** A line that was connected through this address has lost its connection. */
   #lost(state: DoorState, line: Line): void {
     const cameUpMs = this.#options.clock.now() - line.livedMs
-    // One cut takes many lines, and is charged once: to the first of those that were up at the same time.
+    // One cut ends many connections but counts as one failure: that of the first of those that were up at the same time.
     if (cameUpMs > state.chargedAtMs) state.lostAfterMs ??= line.livedMs
     if (line.endedBy && !mendsItself(line.endedBy)) {
       state.lostAfterMs ??= line.livedMs
       state.endedBy = line.endedBy
     }
-    // A pause that began for another reason, when nothing was at stake, may be far too long.
+    // A pause that began while no line was down may be far too long.
     if (line.over) return
     if (state.backoff.isProven(line.livedMs)) state.skip?.()
     else this.#shorten(state, this.#longestPauseMs(state))
   }
 
-  /** How long a door may pause: lines that are down share their window, and each is to be tried a few times in it. */
+  /** Longest pause between attempts: each line that is down must be tried a few times in its resume window. */
   #longestPauseMs({ led }: DoorState): number {
     const down = this.lines.filter(line => !line.up && led.has(line.server))
     if (down.length === 0) return Infinity
@@ -444,7 +444,7 @@ export class Keeper {
   #pause(state: DoorState, wishedMs: number): Promise<void> {
     const { random = Math.random } = this.#options
     const longestMs = this.#longestPauseMs(state)
-    // By chance, for the lines of many clients may have been lost together.
+    // Random, because the lines of many clients may have been lost together.
     const delayMs = wishedMs > longestMs ? random() * longestMs : wishedMs
     if (this.#stop.signal.aborted || delayMs === 0) return Promise.resolve()
     return new Promise(resolve => {

@@ -93,7 +93,7 @@ export class Line {
 
   /**
    * Of two lines that want a connection: below 0 when this one is to have it first. Down before old, and the one that
-   * has waited longest before the others: whatever a path lets through, each has its turn.
+   * has waited longest before the others: so each gets a connection in turn.
    */
   compareNeed(other: Line): number {
     return Number(this.up) - Number(other.up) || this.#waitingSinceMs - other.#waitingSinceMs
@@ -114,7 +114,7 @@ export class Line {
 
   /**
    * What its connection was made with has changed: it is replaced by another one, while it works, at a random moment
-   * within `withinMs`, as many lines hear of it at once. One that is down gets another connection anyway.
+   * within `withinMs`, because many lines are replaced for the same reason. A line that is down gets a new connection anyway.
    */
   replace(withinMs: number): void {
     if (this.#asking) this.#replaceWithinMs = withinMs

@@ -124,7 +124,7 @@ export class Heartbeat {
     this.#timer = undefined
     const silentMs = this.silentMs
     if (silentMs >= this.#limits.deadAfterMs) {
-      // It was this process that stood still: what came meanwhile waits in the kernel and is read before the next timer.
+      // This process itself was stopped or busy: bytes received meanwhile wait in the kernel and are read before the next timer.
       if (this.#clock.now() - this.#dueAtMs > LATE_MS) return this.#lookAfter(1)
       return this.#heart.dead(silentMs)
     }

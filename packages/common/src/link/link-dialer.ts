@@ -1,7 +1,7 @@
 /**
- * A Dial over one link, for those who may ask elsewhere. It waits neither for a link that is down nor for a process that
- * hangs: a dial that is not answered yet has nothing to lose by being made again over another link. Streams that are
- * open do wait; they are not its concern.
+ * A Dial over one link, for dials that can be made over another link instead. It waits neither for a link that is down
+ * nor for a process that hangs: a dial without an answer has sent no byte of the caller, so it can safely be made again.
+ * Open streams do wait for the link; they are not handled here.
  *
  *     OPEN ──no answer for waitMs──► probe ──no byte for waitMs──► unresponsive: every dial under way is taken back
  *                 ▲                     │ a byte came                       │ a byte came
@@ -16,7 +16,7 @@ import type { Link } from './link.js'
 export const ANSWER_WAIT_MS = 400
 /** The same in round trips of the link: the longer of the two counts. */
 export const ANSWER_ROUND_TRIPS = 3
-/** Neither wait takes more of a dial's bound than this part: half of the bound and more is left for others. */
+/** Neither wait takes more than this part of a dial's time limit, so that at least half is left to ask other links. */
 const WAIT_PART = 0.25
 /** How often a link with dials under way is looked at, in milliseconds. One timer for all of them. */
 const LOOK_MS = 25
@@ -43,13 +43,13 @@ export class LinkDialer {
   readonly #clock: Clock
   readonly #dial: Dial
   readonly #onResponsive: ((responsive: boolean) => void) | undefined
-  /** In the order in which they are to be probed for. */
+  /** In the order in which the link is probed for them. */
   readonly #pending = new Set<PendingDial>()
   #timer: Timer | undefined
   #nextLookMs = 0
   /** Sent and not answered: no byte has come since. */
   #probe: { bytesReceived: number; sentAtMs: number; waitMs: number } | undefined
-  /** What had been received when a probe was given up; undefined while the other side is responsive. */
+  /** Bytes received when a probe was given up; undefined while the other side is responsive. */
   #unresponsiveAtBytes: number | undefined
 
   /** `dial` goes over `link`. */
@@ -88,7 +88,7 @@ export class LinkDialer {
     )
     const known = this.#unresponsiveAtBytes !== undefined
     const pending: PendingDial = {
-      // One that did not respond a moment ago is probed at once.
+      // A link that was unresponsive is probed at once.
       probeAtMs: this.#clock.now() + (known ? 0 : waitMs),
       waitMs,
       fail: reason => {
@@ -111,7 +111,7 @@ export class LinkDialer {
     }
   }
 
-  /** Looks again while there is something to look for. */
+  /** Sets the timer again while dials are under way. */
   #schedule(): void {
     if (this.#timer || (this.#pending.size === 0 && this.#unresponsiveAtBytes === undefined)) return
     this.#nextLookMs = this.#clock.now() + LOOK_MS
@@ -127,7 +127,7 @@ export class LinkDialer {
       this.#onResponsive?.(true)
     }
     if (this.#probe) {
-      // While this process stood still itself it could hear no answer.
+      // While this process itself was stopped it could receive no answer.
       this.#probe.sentAtMs += nowMs - this.#nextLookMs
       if (this.#probe.bytesReceived !== bytesReceived) this.#probe = undefined
       else if (nowMs - this.#probe.sentAtMs >= this.#probe.waitMs) this.#giveUp(bytesReceived)
@@ -143,7 +143,7 @@ export class LinkDialer {
         this.#link.probe()
         this.#probe = { bytesReceived: this.#link.bytesReceived, sentAtMs: nowMs, waitMs: pending.waitMs }
       }
-      // Behind the others, for the next probe.
+      // Moves to the end of the order, for the next probe.
       pending.probeAtMs = nowMs + pending.waitMs
       this.#pending.delete(pending)
       this.#pending.add(pending)

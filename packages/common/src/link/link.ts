@@ -38,13 +38,13 @@ export const linkDefaults: LinkLimits = {
 }
 
 /**
- * Received messages are acknowledged after a quarter of what the peer keeps for replay, or after a while. That quarter
- * is the peer's number: from above it bounds what it must keep, from below how many answers its messages cause.
+ * Received messages are acknowledged after a quarter of the peer's replay limit, or after some time. The peer chooses its
+ * limit: the maximum here bounds what it has to keep, the minimum bounds how many acknowledgements it can cause.
  */
 const ACK_MOST_BYTES = 256 << 10
 const ACK_LEAST_BYTES = 16 << 10
 const ACK_AFTER_MS = 250
-/** With this much to acknowledge somebody may be waiting for it: the peer sends no more than the path carries. */
+/** With this much to acknowledge the peer may wait for it, because its send window is full. */
 const ACK_SOON_BYTES = 32 << 10
 const ACK_SOON_MS = 25
 
@@ -118,7 +118,7 @@ export class Link extends EventEmitter implements Carrier {
   #carrierFull = false
   /** Link messages that wait for that drain, by type: a newer one of the same type takes the older one's place. */
   readonly #waiting = new Map<number, Buffer>()
-  /** The session has enough for now. */
+  /** The session has asked for a pause. */
   #paused = false
   /** We said so to the session. */
   #blocked = false
@@ -217,7 +217,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#forgetReceived()
   }
 
-  /** Lets go of what the peer has, but for what it expects on this carrier: it counts those, and skips what it knows. */
+  /** Drops messages that the peer has, except those it expects on this carrier: it counts them, and skips those it has. */
   #forgetReceived(): void {
     const count = Math.min(this.#peerReceived, this.#given)
     if (count > this.#replay.acknowledged) this.#acknowledged(count)
@@ -226,7 +226,7 @@ export class Link extends EventEmitter implements Carrier {
   close(code: ErrorCode, detail?: string): void {
     if (this.#state === 'closed') return
     const carrier = this.#detach()
-    // What was taken goes first: it may be the last END of a stream.
+    // Messages already taken are sent first: one may be the last END of a stream.
     while (carrier && this.#given < this.#replay.sent) {
       const message = this.#replay.message(++this.#given)
       holdMessage(message)

@@ -1,7 +1,7 @@
 /**
  * How many bytes of a link may be on their way over one carrier: twice what the path delivers while a message goes out
- * and its acknowledgement comes back. With less the path would stand idle; more would only wait in front of it, and be
- * sent again after a loss, ahead of every later keystroke. Pure arithmetic: the caller brings the time.
+ * and its acknowledgement comes back. With less the path would be idle at times; more would only wait in front of the path,
+ * and be sent again after a loss, before everything that was written later. Pure arithmetic: the caller brings the time.
  *
  * After BBR (RFC draft-ietf-ccwg-bbr): delivery rate x shortest delay, both measured once per round trip on one message.
  *
@@ -21,7 +21,7 @@ const DELAY_VALID_MS = 10_000
 const ROUND_MIN_BYTES = 32 << 10
 /** The fastest of this many rounds counts, … */
 const RATES = 3
-/** … but a round under load that took this long, in milliseconds, is right whatever those before it were. */
+/** … but a round under load that took this long, in milliseconds, replaces the rounds before it. */
 const ROUND_LONG_MS = 1_000
 
 type Mark = { message: number; atMs: number; deliveredBytes: number; ahead: number }
@@ -38,7 +38,7 @@ export class SendWindow {
   #deliveredBytes = 0
   #mark: Mark | undefined
 
-  /** `limitBytes`: whatever the path can carry, never more. */
+  /** `limitBytes`: the window is never larger, whatever the path can carry. */
   constructor(limitBytes: number) {
     this.#limitBytes = limitBytes
     this.#bytes = Math.min(SEND_WINDOW_INITIAL_BYTES, limitBytes)
@@ -64,7 +64,7 @@ export class SendWindow {
     const tookMs = Math.max(1, nowMs - mark.atMs)
     const roundBytes = this.#deliveredBytes - mark.deliveredBytes
     const bytesPerMs = roundBytes / tookMs
-    // Only a path that had enough to carry shows how little it can carry.
+    // A low rate counts only when enough bytes were sent to use the path fully.
     const loaded = !this.#emptying && mark.ahead * 2 >= this.#bytes
 
     const old = nowMs - this.#delayAtMs > DELAY_VALID_MS

@@ -1,6 +1,7 @@
 /**
  * Whether the other side of a link acknowledges what it is sent. A peer that reads and never acknowledges would make
- * this side keep its messages for ever; one that is slow is not ended, for what it acknowledges moves. Knows times only.
+ * this side keep its messages for ever. A slow peer is not ended, because it acknowledges something from time to time. Knows
+ * only times.
  */
 import type { Clock, Timer } from '../clock.js'
 import { LATE_MS } from './heartbeat.js'
@@ -21,7 +22,7 @@ export class StallWatch {
   readonly #onStalled: () => void
   /** The last acknowledgement, or the first message that waits for one; undefined while none does, or the link is down. */
   #sinceMs: number | undefined
-  /** What was waited over earlier connections: a new one is no acknowledgement. */
+  /** Time waited over earlier connections: a new connection is no acknowledgement. */
   #waitedMs = 0
   #timer: Timer | undefined
   /** When the timer should fire. */

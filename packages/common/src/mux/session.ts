@@ -315,7 +315,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#readFrames()
   }
 
-  /** A message may hold a hundred thousand frames: those beyond this turn's share wait, and with them the carrier. */
+  /** A message may hold a hundred thousand frames: those beyond this turn's share wait, and the carrier is paused. */
   #readFrames(): void {
     const message = this.#message
     if (!message || this.#state === 'closed') return

@@ -107,8 +107,8 @@ function last(value: bigint): bigint[] {
 }
 
 /**
- * RFC 6052 section 2.2: how long the prefix is that a network has chosen inside 64:ff9b:1::/48 cannot be seen, so every
- * place counts. 0.0.0.0/8 is what the places read that are not used; nobody is there.
+ * RFC 6052 section 2.2: an address does not show which prefix length a network has chosen inside 64:ff9b:1::/48, so the
+ * IPv4 address of every possible length is checked. Lengths that are not used give an address in 0.0.0.0/8, which no machine has.
  */
 function anywhere(value: bigint): bigint[] {
   return [
@@ -121,7 +121,7 @@ function anywhere(value: bigint): bigint[] {
 
 /**
  * The address as the kernel will use it, and the IPv4 addresses inside it when it only wraps them. An IPv4-mapped
- * address is IPv4 (that is what goes over the wire); the other disguises are several addresses at once.
+ * address is IPv4 (that is what goes over the wire); any other form of embedded IPv4 is checked as each of its addresses.
  */
 export function facesOf(address: Address): [Address, ...Address[]] {
   if (address.family === 4) return [address]
@@ -131,8 +131,8 @@ export function facesOf(address: Address): [Address, ...Address[]] {
 }
 
 /**
- * Ranges where a dial would reach the dialler itself, its node, what hands out the node's credentials, or many at once.
- * No ordinary allow rule opens them.
+ * Ranges where a dial would reach the client itself, its node, a service that gives out the node's credentials, or many
+ * machines at once. Only an allow rule inside such a range opens it.
  */
 const special = [
   ['unspecified', '0.0.0.0/8'], // "this network"; Linux connects 0.0.0.0 to loopback

@@ -15,7 +15,7 @@ export type PolicyOptions = {
   allow?: readonly Rule[]
   /** Beats every allow rule. Default none. */
   deny?: readonly Rule[]
-  /** What this process listens at now: never dialled, whatever the rules say. Default none. */
+  /** Listeners of this process: never dialled, whatever the rules say. Default none. */
   ownListeners?: () => readonly Listener[]
   /** The addresses of this machine: where a listener on all of them is reached. Asked for when the port is that of one. */
   ownAddresses?: () => readonly string[]
@@ -70,7 +70,7 @@ function covers(rule: ReadRule, address: Address, port: number): boolean {
   return portFits && contains(rule.network, address)
 }
 
-/** Whether a connection to the port of `listener` at one of the faces of an address ends at it. */
+/** Whether a connection to the port of `listener` at one of the forms of an address reaches it. */
 function reaches(faces: Address[], listener: Listener, ownAddresses: () => readonly string[]): boolean {
   const read = readAddress(listener.host)
   if (!read) return false

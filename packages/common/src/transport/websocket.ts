@@ -77,11 +77,11 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
    */
   readonly #inbox = new Queue<Buffer>()
   readonly #share = receiveTurns.share(() => this.#takeTurn())
-  /** The receiver has enough for now. */
+  /** The receiver has asked for a pause. */
   #paused = false
   /** We do not read the socket for now. */
   #holding = false
-  /** The end, while messages that came before it wait. */
+  /** Why the carrier ended, while messages that were received before wait. */
   #lastly: TunnelError | undefined
   /** The newest ping's answer, while the one before it is on its way. */
   #pong: Buffer | undefined
@@ -107,7 +107,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     websocket.on('ping', data => this.#websocketOnPing(data))
     websocket.on('error', error => (this.#cause = error))
     websocket.on('close', (code, reason) => this.#endLast(this.#closing ?? this.#reasonOf(code, reason)))
-    // Before the listener of `ws`: who hears a message knows already that something came.
+    // Before the listener of `ws`, so that `bytes` comes before `message`.
     socket.prependListener('data', () => this.emit('bytes'))
   }
 
@@ -189,7 +189,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     if (!this.#paused) this.#share.wait()
   }
 
-  /** A share of what waits; when nothing is left, what lies behind it: the socket, or the end. */
+  /** Delivers a share of what waits; when nothing is left, reads the socket again or reports the end. */
   #takeTurn(): void {
     while (!this.#over && !this.#closing && !this.#paused && !this.#share.isSpent) {
       const message = this.#inbox.shift()
@@ -234,7 +234,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     return new TunnelError('LINK_LOST', `closed with WebSocket code ${code}`)
   }
 
-  /** The WebSocket is over; what it brought before is heard first. */
+  /** The WebSocket is closed; messages that were received before are delivered first. */
   #endLast(error: TunnelError): void {
     if (this.#closing || (this.#inbox.length === 0 && !this.#paused)) this.#end(error)
     else this.#lastly = error

@@ -3,8 +3,8 @@
  * longest prefix or suffix first), and within a route by health. It changes when a client comes, goes, or announces
  * other routes, at the cost of that client's own routes. Knows no sockets and no dials under way.
  *
- * What a client is like (its health, its streams) is read when it is looked at, and its place corrected then. Groups of
- * at most WHOLE_SIZE are compared whole. Of larger ones SAMPLE_SIZE are drawn at random, and the best of those is taken:
+ * The health and the number of streams of a client are read when it is compared, and its place is corrected then. Groups
+ * of at most WHOLE_SIZE are compared whole. Of larger ones SAMPLE_SIZE are drawn at random, and the best is taken:
  * the load spreads almost as evenly as if all had been compared, at a cost that does not grow with their number (M.
  * Mitzenmacher: The Power of Two Choices in Randomized Load Balancing, 2001).
  */
@@ -130,7 +130,7 @@ export class ClientIndex {
     among: readonly Health[],
     may: (entry: IndexedClient) => boolean = () => true
   ): IndexedClient | undefined {
-    // Some may be better than they were, and nobody said so.
+    // The health of some may have improved without a report.
     for (const { entry } of this.#draw(this.#all, health.SILENT, health.DOWN)) this.refresh(entry)
     const levels = this.#levels(host)
     for (const which of among) {
@@ -157,7 +157,7 @@ export class ClientIndex {
       const left = sample.map(({ entry }) => entry).filter(entry => entry.health === which)
       const fitting = left.filter(may)
       if (fitting.length > 0) return fitting.reduce((a, b) => (isBetter(b, a) ? b : a))
-      // Those that are not what they were have moved away: what is left is another group, and a smaller one.
+      // Clients whose health changed have moved to another group: what is left is smaller.
       if (left.length < sample.length) continue
       if (group.count(which) <= WHOLE_SIZE) return undefined
       // Almost everybody was asked already: whoever was not is hard to draw.

@@ -1,6 +1,6 @@
 /**
- * One dial into a cluster: whom it has asked, what they answered, and whether it is worth waiting. It asks the clients
- * that are well, then the other replicas, then clients that may not be; in all at most DIAL_TRIES of them, and one more
+ * One dial into a cluster: which clients it has asked, what they answered, and whether it waits. It asks responsive
+ * clients first, then the other replicas, then clients that are silent or draining; in all at most DIAL_TRIES of them, and one more
  * for each time that a client comes, or comes back, while the dial waits.
  */
 import type { Duplex } from 'node:stream'
@@ -31,7 +31,7 @@ export type SearchOptions = {
   remote: Dial | undefined
   /** Resolves at the next change among the clients, after `ms`, or when the caller leaves. */
   change: (ms: number, signal: AbortSignal) => Promise<void>
-  /** Somebody failed for a reason of its own; whoever is next is asked. */
+  /** A client failed for a reason of its own; the next one is asked. */
   onFailover: (code: ErrorCode) => void
   clock: Clock
 }
@@ -41,11 +41,11 @@ export class Search {
   readonly #target: Target
   readonly #signal: AbortSignal
   readonly #endMs: number
-  /** Who was asked, and what their `cameAt` was then: who came back since may be asked again. */
+  /** The clients asked, with their `cameAt` at that time: one that has come back since may be asked again. */
   readonly #asked = new Map<IndexedClient, number>()
   #triesLeft = DIAL_TRIES
   #came: number
-  /** What the last client said that was asked. */
+  /** The error of the last client asked. */
   #last: TunnelError | undefined
   #lastRemote: TunnelError | undefined
   /** Why it was necessary to wait. */
@@ -59,7 +59,7 @@ export class Search {
     this.#came = options.index.came
   }
 
-  /** Until a stream is there, the time is over, or nobody is expected any more. */
+  /** Runs until there is a stream, the time is over, or no client is expected any more. */
   async run(): Promise<Duplex> {
     for (;;) {
       const stream =
@@ -69,7 +69,7 @@ export class Search {
     }
   }
 
-  /** Out of the clients that are connected now. */
+  /** Among the clients that are connected now. */
   async runOnce(): Promise<Duplex> {
     const stream = (await this.#askClients(WELL)) ?? (await this.#askClients(CONNECTED))
     if (stream) return stream
@@ -139,13 +139,13 @@ export class Search {
     return leftMs
   }
 
-  /** The front's bound is over: it asks for the reason. */
+  /** The front's time limit is over, and it asks for the reason. */
   get #isLate(): boolean {
     const reason: unknown = this.#signal.reason
     return reason instanceof TunnelError && reason.code === 'DIAL_TIMEOUT'
   }
 
-  /** A client's own reason says most. */
+  /** A client's own error is the most useful one. */
   #failure(): TunnelError {
     return this.#last ?? this.#waitedFor ?? this.#whyNobody()
   }

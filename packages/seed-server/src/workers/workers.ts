@@ -47,7 +47,7 @@ type Place = {
   startedAtMs: number
   /** Why it could not start, as it said. */
   failure: TunnelError | undefined
-  /** Looks in a row at which it still owed the answer to the one before. */
+  /** Checks in a row at which the answer to the previous check was still missing. */
   unanswered: number
   /** What it had counted when it was last asked. */
   counted: MetricValues[]
@@ -248,7 +248,7 @@ export class Workers implements House {
   /**
    * Ends workers that serve and hang: whoever answers nothing for `link.deadAfter` is killed, and replaced as one that
    * died. Counted in looks, not in time: while the primary or the whole machine stands still nobody is looked at. One that
-   * has yet to start owes nothing. Goes on while all drain: a worker that hangs would never end.
+   * has not started yet is not checked. Goes on while all drain: a worker that hangs would never end.
    */
   #watch(): void {
     for (const place of this.#places) {
