@@ -304,7 +304,10 @@ t.test("without callers the tunnel's authority makes a caller only of tendril://
 
   // As text another file: with a comment, or in another order, it is the same authority.
   tunnel.change(theirs.server(), `${ours.ca}\n`)
-  t.match(await answer(plain), / 403 .*CN "somebody" is not a tendril:\/\/caller\/NAME, .*add its name to callers of the front$/)
+  t.match(
+    await answer(plain),
+    / 403 .*CN "somebody" is not a tendril:\/\/caller\/NAME, .*add its name to callers of the front$/
+  )
   t.match(await answer(caller), / 200 /)
 
   certificates.change(theirs.server(), theirs.ca)
