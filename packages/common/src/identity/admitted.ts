@@ -50,7 +50,9 @@ export class AdmittedCertificates {
   readonly #clock: Clock
   readonly #today: () => Date
   readonly #byFingerprint = new Map<string, Admitted>()
-  #authorities: string
+  #authorities: readonly string[]
+  /** Counts how often an authority was taken away. */
+  #round = 0
   #timer: Timer | undefined
   /** What the timer waits for: the next certificate that expires. */
   #nextMs = Infinity
@@ -60,7 +62,7 @@ export class AdmittedCertificates {
     this.#options = options
     this.#clock = clock
     this.#today = today
-    this.#authorities = textOf(authorities)
+    this.#authorities = pemsOf(authorities)
     authorities.on('change', this.#authoritiesOnChange)
   }
 
@@ -126,17 +128,18 @@ export class AdmittedCertificates {
   }
 
   readonly #authoritiesOnChange = (): void => {
-    const text = textOf(this.#options.authorities)
-    if (text === this.#authorities) return
-    this.#authorities = text
-    this.#verify(text, [...this.#byFingerprint.values()])
+    const pems = pemsOf(this.#options.authorities)
+    const gone = this.#authorities.some(pem => !pems.includes(pem))
+    this.#authorities = pems
+    // Whom the others vouched for they vouch for still.
+    if (gone) this.#verify(++this.#round, [...this.#byFingerprint.values()])
   }
 
   /** A few each turn: thousands at once would hold up every stream. */
-  #verify(text: string, waiting: Admitted[]): void {
-    // Read again meanwhile: all are asked about the newer ones.
-    if (text !== this.#authorities) return
-    const authorities = readAuthorities(pemsOf(this.#options.authorities))
+  #verify(round: number, waiting: Admitted[]): void {
+    // One more is gone meanwhile: a newer round asks about all.
+    if (round !== this.#round) return
+    const authorities = readAuthorities(this.#authorities)
     const now = this.#today()
     for (const admitted of waiting.splice(0, VERIFIED_AT_ONCE)) {
       const { certificate, notAfter, ends } = admitted
@@ -148,7 +151,7 @@ export class AdmittedCertificates {
         `certificate of ${describe(certificate)} comes from an authority that is no longer accepted`
       )
     }
-    if (waiting.length > 0) this.#clock.after(0, () => this.#verify(text, waiting))
+    if (waiting.length > 0) this.#clock.after(0, () => this.#verify(round, waiting))
   }
 
   #end({ certificate, ends }: Admitted, reason: string): void {
@@ -158,10 +161,6 @@ export class AdmittedCertificates {
     for (const end of [...ends]) end(new TunnelError(code, reason))
     ends.clear()
   }
-}
-
-function textOf(authorities: Authorities): string {
-  return pemsOf(authorities).join('\n')
 }
 
 function pemsOf(authorities: Authorities): readonly string[] {

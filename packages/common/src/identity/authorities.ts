@@ -74,7 +74,10 @@ export function indistinguishable(authorities: readonly X509Certificate[]): X509
     .map(([first]) => first)
 }
 
-/** The certificates above it that its holder showed, at most 16. */
+/**
+ * The certificates above it that its holder showed, at most 16. Node 20 and 22 tell them; Node 24 does not on a server's
+ * side: there a leaf under an intermediate comes only from authorities that are the intermediate itself.
+ */
 export function issuersOf(leaf: X509Certificate): X509Certificate[] {
   const issuers: X509Certificate[] = []
   let next = leaf.issuerCertificate

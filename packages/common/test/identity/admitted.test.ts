@@ -195,3 +195,20 @@ t.test(
     t.same(kept.filter(({ whys }) => whys.length > 0).length, 0)
   }
 )
+
+t.test('an authority that is added ends nothing, and stops no round about one that is gone', async t => {
+  const { clock, open, files } = create(t)
+  // Its issuer was shown in the handshake, which not every Node tells.
+  const through = open(makeAuthority('An intermediate', { now: begin }).issue({ now: begin }).cert)
+  files.change(ours.cert, makeAuthority('another').cert)
+  clock.tick(1)
+  t.same(through.whys, [])
+
+  const all = [...Array(40).keys()].map(at => open(issue(9, `leaf-${at}`)))
+  const other = makeAuthority('another').cert
+  files.change(other)
+  files.change(other, makeAuthority('one more').cert)
+  clock.tick(1)
+  t.equal(all.filter(({ whys }) => whys.length > 0).length, 40)
+  t.equal(through.whys.length, 1)
+})

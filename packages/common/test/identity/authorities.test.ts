@@ -63,7 +63,8 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
 
     await shake({ ca: read(ca), ...pair })
 
-    t.ok(comesFrom(shown!, readAuthorities([read(ca)])))
+    // Node 24 does not tell a server what else was shown: then it is refused.
+    t.equal(comesFrom(shown!, readAuthorities([read(ca)])), shown!.issuerCertificate !== undefined)
     t.ok(comesFrom(shown!, readAuthorities([read(join(dir, 'middle.crt'))])))
     t.notOk(comesFrom(shown!, readAuthorities([makeAuthority('root').cert])))
     t.notOk(comesFrom(new X509Certificate(pair.cert), readAuthorities([read(ca)])), 'alone it does not')
