@@ -9,10 +9,13 @@
  *      │ bytes delivered meanwhile ÷ time = rate   │ time = delay, queues of our own included
  */
 
-/** Before anything is measured. It doubles each round trip while that helps: 32 MiB after five of them. */
-export const SEND_WINDOW_INITIAL_BYTES = 1 << 20
 /** Never less, so that acknowledgements come by bytes rather than by time. */
 export const SEND_WINDOW_MIN_BYTES = 256 << 10
+/**
+ * Before anything is measured. It doubles each round trip at least while that helps: 32 MiB after seven of them. With more
+ * the first round over a slow path would measure how long these bytes take, and call it the delay of the path.
+ */
+export const SEND_WINDOW_INITIAL_BYTES = SEND_WINDOW_MIN_BYTES
 /** Added to the shortest delay, in milliseconds: for so long a busy event loop may hold an acknowledgement. */
 const DELAY_SLACK_MS = 50
 /** A shortest delay older than this is measured again; under load the queues of our own are emptied for it. */
