@@ -40,18 +40,21 @@ export function comesFrom(
   at: Date = new Date()
 ): boolean {
   const shown = issuersOf(leaf)
-  const candidates = [...authorities, ...shown]
-  const isAnchored = (certificate: X509Certificate, depth: number): boolean =>
-    depth < CHAIN_LIMIT &&
-    candidates.some(
-      (issuer, index) =>
-        isCurrent(issuer, at) &&
-        isIssuedBy(certificate, issuer) &&
-        (index < authorities.length ? mayIssue(issuer) : issuer.ca && isAnchored(issuer, depth + 1))
+  // Each is followed once: of sixteen that have issued one another there are more ways than time.
+  const followed = new Set<X509Certificate>()
+  const isAnchored = (certificate: X509Certificate): boolean => {
+    const hasIssuedIt = (issuer: X509Certificate): boolean =>
+      isCurrent(issuer, at) && isIssuedBy(certificate, issuer)
+    return (
+      authorities.some(issuer => mayIssue(issuer) && hasIssuedIt(issuer)) ||
+      shown.some(issuer => {
+        if (followed.has(issuer) || !issuer.ca || !hasIssuedIt(issuer)) return false
+        followed.add(issuer)
+        return isAnchored(issuer)
+      })
     )
-  return (
-    authorities.some(({ fingerprint256 }) => fingerprint256 === leaf.fingerprint256) || isAnchored(leaf, 0)
-  )
+  }
+  return authorities.some(({ fingerprint256 }) => fingerprint256 === leaf.fingerprint256) || isAnchored(leaf)
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Signatures are real: authorities of our own PKI, and an operator's with an intermediate one, made by openssl. */
-import { X509Certificate } from 'node:crypto'
+import { type KeyObject, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -47,6 +47,22 @@ t.test('a certificate comes from the authority that has signed it, while that is
   t.ok(comesFrom(leaf, [ours.issuer.certificate], later))
   t.notOk(comesFrom(leaf, [ours.issuer.certificate], new Date(later.getTime() + 1)))
   t.notOk(comesFrom(leaf, [new X509Certificate(ours.issue().cert)]), 'a leaf is no authority')
+})
+
+t.test('sixteen certificates of one key that have issued one another are each followed once', async t => {
+  const keys = makeKeyPair()
+  const own = readAuthorities(Array.from({ length: 17 }, () => createAuthority({ commonName: 'ca', keys })))
+  // As the holder of an intermediate authority may show them behind its leaf.
+  own.forEach((one, at) => Object.defineProperty(one, 'issuerCertificate', { value: own[at + 1] }))
+  let verified = 0
+  for (const one of own) {
+    const verify = one.verify.bind(one)
+    Object.defineProperty(one, 'verify', { value: (key: KeyObject) => (verified++, verify(key)) })
+  }
+
+  t.notOk(comesFrom(own[0]!, readAuthorities([makeAuthority('ca').cert])))
+  t.ok(verified <= 17 * 18, `${verified} signatures verified`)
+  t.ok(comesFrom(own[0]!, readAuthorities([createAuthority({ commonName: 'ca', keys })])))
 })
 
 for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
