@@ -133,7 +133,7 @@ t.test('when it works again a line says how many are missing', async t => {
   await until('it counts', async () => (await dropped(port)) > 0)
   const log = new Socket({ fd: reader(), readable: true, writable: false })
   let text = ''
-  const gap = /"level":"warn".*"dropped":(\d+),"msg":"log lines dropped/
+  const gap = /"level":"warn".*"dropped":(\d+),"msg":"log lines were dropped/
   for await (const chunk of log) if (gap.test((text += String(chunk)))) break
 
   const [, missing] = gap.exec(text) ?? []
