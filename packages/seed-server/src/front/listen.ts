@@ -161,6 +161,12 @@ class OpenFront implements Front {
       })
       const { callers: names, tunnel = {} } = options
       const allowed = new AllowedCallers({ certificates, tunnel, ...(names && { names }) })
+      if (!names && allowed.sharesAuthorities) {
+        options.log.warn(
+          { front: options.name },
+          'callers is not set, and clients have certificates of the same authority: only tendril://caller/NAME may call'
+        )
+      }
       server.on('secureConnection', socket => this.#tlsServerOnSecure(socket, certificates, allowed))
       server.on('tlsClientError', (error, socket) => this.#tlsServerOnClientError(error, socket))
       this.#unfollow = followCertificates(server, certificates)

@@ -3,6 +3,7 @@ import { type Socket, connect } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import t, { type Test } from 'tap'
 import { type Dial, type Target, TunnelError } from '@tendril/common'
+import { createLog } from '@tendril/common/log'
 import { EARLY_LIMIT_BYTES, type FrontObserver } from '../../src/front/caller.js'
 import { type Front, type FrontOptions, OVERFLOW_CONNECTIONS, listenFront } from '../../src/front/listen.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
@@ -312,6 +313,24 @@ t.test("without callers the tunnel's authority makes a caller only of tendril://
 
   certificates.change(theirs.server(), theirs.ca)
   t.match(await answer(theirs.leaf({ commonName: 'somebody' })), / 200 /, 'both files have changed')
+})
+
+t.test('a front without callers says at its start that it shares authorities with the tunnel', async t => {
+  const [ours, theirs] = [new Pki(), new Pki()]
+  const warnings = async (clients: Pki, options: Partial<FrontOptions> = {}): Promise<string[]> => {
+    const lines: string[] = []
+    await open(t, {
+      certificates: new FakeBundle(ours.server(), ours.ca),
+      tunnel: { certificates: new FakeBundle(clients.server(), clients.ca) },
+      log: createLog({ level: 'warn', destination: { write: line => void lines.push(line) } }),
+      ...options
+    })
+    return lines
+  }
+
+  t.match(await warnings(ours), [/"front":"test".*callers is not set/])
+  t.same(await warnings(ours, { callers: ['kube-apiserver'] }), [])
+  t.same(await warnings(theirs), [])
 })
 
 t.test('plain HTTP on a TLS front and TLS on a plain front are told apart', async t => {
