@@ -35,7 +35,7 @@ const USAGE = `npm run bench -- [options]
   --json FILE           where the figures go; default test/dist/bench/results.json
   --docs                write docs/benchmarks.md and its plots from this run
   --from FILE           measure nothing: print (and with --docs write) an earlier run
-  --smoke               about a minute: four workloads, one round, fails when that and one more are below half of expected.json
+  --smoke               about a minute: four workloads, fails when three rounds are below half of expected.json
   --limit MINUTES       give up after, default 90
 `
 
@@ -102,8 +102,12 @@ async function main(): Promise<number> {
   }
   if (options.docs) writeReport(run)
   if (!options.smoke || judge(run) === 0) return 0
-  say('smoke: once more, a loss that is real shows twice')
-  return judge(await measure())
+  // One round varies by a third on a machine that is shared: a loss that is real shows in each of three.
+  for (let round = 2; round <= 3; round++) {
+    say(`smoke: round ${round} of 3`)
+    if (judge(await measure()) === 0) return 0
+  }
+  return 1
 }
 
 function heading(run: Run): string {
