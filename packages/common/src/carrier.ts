@@ -10,7 +10,7 @@ export const MESSAGE_LIMIT_BYTES = 1_048_576
 export interface CarrierEvents {
   /** One whole message, in order. The receiver owns the bytes; a Carrier never writes to them again. */
   message: [message: Buffer]
-  /** Bytes were received, even if they are only part of a message. Once for each read of a socket, before its messages. */
+  /** Bytes were received, even if they are only part of a message. At most once in a turn of the event loop, before its messages. */
   bytes: []
   /** After `send` returned false: there is room again. */
   drain: []

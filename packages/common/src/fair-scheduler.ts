@@ -37,6 +37,12 @@ export class FairScheduler {
     return this.#turn
   }
 
+  /** The number of this turn, for what is done once in each. The next one has another number, even if nothing is charged. */
+  enter(): number {
+    this.arm()
+    return this.#turn
+  }
+
   /** `work` is called when the share may go on; it charges what it does, and calls `wait` when something is left. */
   share(work: () => void): Share {
     return new Share(this, work)

@@ -8,6 +8,8 @@ import { Queue } from '../queue.js'
 /** A block holds whole frames; the largest one, OPEN, has 531 bytes. */
 const BLOCK_BYTES = 2_048
 
+const NOTHING: readonly Buffer[] = []
+
 export class ControlQueue {
   /** Blocks that are full, as far as they are filled. */
   readonly #blocks = new Queue<Buffer>()
@@ -33,7 +35,9 @@ export class ControlQueue {
   }
 
   /** Takes out the oldest whole frames, about `bytes` of them: at most one block more. To be copied before the next push. */
-  take(bytes: number): Buffer[] {
+  take(bytes: number): readonly Buffer[] {
+    // Most messages of a bulk transfer carry none.
+    if (this.#bytes === 0) return NOTHING
     const parts: Buffer[] = []
     let taken = 0
     while (taken < bytes && taken < this.#bytes) {

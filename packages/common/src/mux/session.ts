@@ -599,10 +599,11 @@ export class Session extends EventEmitter<SessionEvents> {
 
   /** Control frames first, then turns of streams until the message is full. */
   #nextMessage(): Buffer | undefined {
-    const control = this.#control.take(MESSAGE_BYTES)
-    if (this.#pong) control.push(this.#pong)
+    let control = this.#control.take(MESSAGE_BYTES)
+    if (this.#pong) control = [...control, this.#pong]
     this.#pong = undefined
-    let size = control.reduce((sum, { length }) => sum + length, 0)
+    let size = 0
+    for (const { length } of control) size += length
     const frameLimit = Math.min(FRAME_LIMIT_BYTES, this.#peer?.frameLimitBytes ?? 0)
     const plan: { stream: Stream; bytes: number; end: boolean }[] = []
     let stream: Stream | undefined

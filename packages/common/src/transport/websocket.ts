@@ -86,6 +86,8 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   /** The newest ping's answer, while the one before it is on its way. */
   #pong: Buffer | undefined
   #isPonging = false
+  /** The turn for which `bytes` was said. */
+  #bytesTurn = -1
   #over = false
   #cause: Error | undefined
   /** What our side closed with; the peer's echo of it says nothing new. */
@@ -108,7 +110,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     websocket.on('error', error => (this.#cause = error))
     websocket.on('close', (code, reason) => this.#endLast(this.#closing ?? this.#reasonOf(code, reason)))
     // Before the listener of `ws`, so that `bytes` comes before `message`.
-    socket.prependListener('data', () => this.emit('bytes'))
+    socket.prependListener('data', this.#socketOnData)
   }
 
   get bytesReceived(): number {
@@ -166,6 +168,14 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
       this.#blocked = false
       this.emit('drain')
     }
+  }
+
+  /** Bulk over TLS is read in pieces of 16 KiB, a hundred in one turn: the first says all that the others would. */
+  readonly #socketOnData = (): void => {
+    const turn = receiveTurns.enter()
+    if (turn === this.#bytesTurn) return
+    this.#bytesTurn = turn
+    this.emit('bytes')
   }
 
   #websocketOnMessage(data: RawData, isBinary: boolean): void {
