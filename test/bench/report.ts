@@ -178,7 +178,7 @@ ${failed(run)}
 ## Run it yourself
 
 \`npm run bench\` prints this as a table (${Math.max(1, Math.round(run.tookSeconds / 60))} minutes here; as root on Debian it installs haproxy and openvpn).
-\`--only bulk-down-8,requests-1,tendril-uds\` narrows it to workloads and contenders, \`--rounds 5\` repeats more often, \`--smoke\` takes about a minute,
+\`--only bulk-down-8,requests-1,tendril-uds\` narrows it to workloads and contenders, \`--rounds 5\` repeats more often, \`--smoke\` takes about three minutes,
 \`--contender ./mine.mjs\` adds one of yours: a module whose default export is a \`Contender\` (test/bench/contender.ts).
 \`npm run bench:profile\` leaves flame graphs of both programs.
 `
