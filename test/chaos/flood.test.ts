@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
+import { constants, setPriority } from 'node:os'
 import t from 'tap'
 import type { Test } from 'tap'
 import { type WebSocket, WebSocketServer } from 'ws'
@@ -194,7 +195,11 @@ t.test('eight connections of tiny messages do not hold up another cluster', asyn
     kinds: ['link PINGs', 'session PINGs', 'link ACKs', 'notes', 'messages that draw ACKs'],
     deaf: false
   })
+  // A peer is on another machine: what it burns itself must not take this one's cores from whoever is measured.
+  setPriority(child.pid, constants.priority.PRIORITY_LOW)
   await child.logs(/^connected$/m)
+  // The first floods find a server whose data path V8 has not compiled; an attack lasts longer than that.
+  await roundTrips(stream, 200)
   const attacked = await measured(stream, seconds, server.pid)
   await child.stop()
 

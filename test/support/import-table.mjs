@@ -83,7 +83,7 @@ export const table = [
   },
   {
     files: ['common/transport/websocket'],
-    may: [...words, 'type:common/log', ...pure, 'ws']
+    may: [...words, 'type:common/log', ...pure, 'common/transport/sliced-reads', 'ws']
   },
   {
     files: ['common/transport/**'],

@@ -20,7 +20,7 @@ export const SHARE_UNITS = 32
 export const TURN_UNITS = 256
 
 /** How long they may take for it, in milliseconds: some units cost a write to a socket each. At least one share is served. */
-export const TURN_MS = 0.5
+export const TURN_MS = 0.2
 
 export class FairScheduler {
   readonly #waiting = new Queue<Share>()

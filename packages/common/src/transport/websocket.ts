@@ -10,6 +10,7 @@ import { type ErrorCode, TunnelError, errorCodeOf, errors } from '../errors.js'
 import { receiveTurns } from '../fair-scheduler.js'
 import { headroomOf, releaseMessage } from '../message.js'
 import { Queue } from '../queue.js'
+import { SlicedReads } from './sliced-reads.js'
 
 /** Name of the protocol in `Sec-WebSocket-Protocol`: both sides insist on it. */
 export const WEBSOCKET_PROTOCOL = 'tendril.v1'
@@ -68,12 +69,13 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   readonly #socket: Duplex & { readonly bytesRead: number }
   /** Clients mask, servers do not (RFC 6455 §5.1). */
   readonly #masked: boolean
+  readonly #reads: SlicedReads
   /** Messages that the socket has not let go of, in order. */
   readonly #leaving = new Queue<Buffer>()
   #blocked = false
   /**
-   * Messages that have come and wait for their turn. The socket is paused as soon as one does: what waits is the rest of
-   * one read, 16 KiB over TLS and 64 KiB without, or a message that was under way.
+   * Messages that have come and wait for their turn. The socket is paused as soon as one does: what waits are those of one
+   * slice of a read, and before they are parsed the rest of that read, 16 KiB over TLS and 64 KiB without.
    */
   readonly #inbox = new Queue<Buffer>()
   readonly #share = receiveTurns.share(() => this.#takeTurn())
@@ -109,8 +111,10 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     websocket.on('ping', data => this.#websocketOnPing(data))
     websocket.on('error', error => (this.#cause = error))
     websocket.on('close', (code, reason) => this.#endLast(this.#closing ?? this.#reasonOf(code, reason)))
-    // Before the listener of `ws`, so that `bytes` comes before `message`.
-    socket.prependListener('data', this.#socketOnData)
+    this.#reads = new SlicedReads(socket, {
+      onBytes: () => this.#socketOnBytes(),
+      mayGoOn: () => !this.#holding || this.#over || this.#closing !== undefined
+    })
   }
 
   get bytesReceived(): number {
@@ -150,6 +154,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     if (this.#lastly) return this.#end(this.#closing)
     // The peer's answer to it must be read.
     this.#inbox.clear()
+    this.#reads.goOn()
     this.#websocket.resume()
     this.#websocket.close(CLOSE_CODE_BASE + errors[code].reset, cutReason(detail))
   }
@@ -171,7 +176,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   }
 
   /** Bulk over TLS is read in pieces of 16 KiB, a hundred in one turn: the first says all that the others would. */
-  readonly #socketOnData = (): void => {
+  #socketOnBytes(): void {
     const turn = receiveTurns.enter()
     if (turn === this.#bytesTurn) return
     this.#bytesTurn = turn
@@ -181,6 +186,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   #websocketOnMessage(data: RawData, isBinary: boolean): void {
     if (this.#over || this.#closing) return
     if (!isBinary) return this.close('PROTOCOL_ERROR', 'messages are binary')
+    this.#reads.count()
     if (!this.#paused && this.#inbox.length === 0 && !this.#share.isSpent)
       return this.#receive(data as Buffer)
     this.#inbox.push(data as Buffer)
@@ -210,12 +216,14 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     if (this.#inbox.length > 0) return this.#share.wait()
     if (this.#lastly) return this.#end(this.#lastly)
     this.#holding = false
-    this.#websocket.resume()
+    this.#reads.goOn()
+    if (!this.#holding) this.#websocket.resume()
   }
 
   /** RFC 6455 §5.5.3: a pong to the newest ping will do. One is on its way, one waits; `ws` would queue them all. */
   #websocketOnPing(data: Buffer): void {
     if (this.#over || this.#closing) return
+    this.#reads.count()
     this.#share.charge(1)
     if (this.#share.isSpent) this.#hold()
     // `data` is a view of all that was read.

@@ -13,6 +13,7 @@ import {
   websocketClientOptions,
   websocketOptions
 } from '../../src/transport/websocket.js'
+import { SLICE_LEAST_BYTES } from '../../src/transport/sliced-reads.js'
 import { makeAuthority } from '../identity/fixtures.js'
 import { SHARE_UNITS, TURN_UNITS, receiveTurns } from '../../src/fair-scheduler.js'
 import { allocMessage, holdMessage, releaseMessage } from '../../src/message.js'
@@ -317,6 +318,26 @@ for (const tls of [false, true]) {
     t.match(server.closes, [{ code: 'DRAINING', detail: 'going home' }])
     const most = Math.max(...perTurn.values())
     t.ok(most <= TURN_UNITS + 2 * SHARE_UNITS, `${most} in one turn`)
+  })
+}
+
+for (const tls of [false, true]) {
+  t.test(`a read of tiny messages over ${tls ? 'TLS' : 'TCP'} is parsed in slices`, async t => {
+    const [client, server] = await pair(t, { tls })
+    const parsed = new Map<number, number>()
+    server.websocket.on('message', () => {
+      const turn = receiveTurns.enter()
+      parsed.set(turn, (parsed.get(turn) ?? 0) + 1)
+    })
+    const total = 20_000
+
+    for (let count = 0; count < total; count++) client.websocket.send(Buffer.from([count % 251]))
+    await until(() => server.messages.length === total)
+
+    // A message and its frame have 7 bytes: one slice for each share of a turn, and two when the socket is read.
+    const slices = TURN_UNITS / SHARE_UNITS + 2
+    const most = Math.max(...parsed.values())
+    t.ok(most <= slices * Math.ceil(SLICE_LEAST_BYTES / 7), `${most} in one turn`)
   })
 }
 
