@@ -134,7 +134,7 @@ export const charts = {
     values: serverValues,
     filledIn: ['tunnel.tls', 'peers.leases.address', 'peers.leases.namespace', 'peers.leases.label']
   },
-  'shoot-client': { values: clientValues, filledIn: [] as string[] }
+  'shoot-client': { values: clientValues, filledIn: ['tls'] }
 } as const
 
 /** Without these a chart has nothing to name a port after. */

@@ -3,7 +3,7 @@
  * authority is taken out of the file. What one certificate opened ends, and nothing else.
  */
 import { once } from 'node:events'
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import type { Duplex } from 'node:stream'
 import t from 'tap'
 import { createAuthority } from '@tendril/common/identity/certificate'
@@ -127,7 +127,7 @@ t.test('onExpiry: keep leaves open what is open, and lets nobody in', async t =>
 })
 
 t.test('an authority that is taken out of the file ends what it had let in', async t => {
-  const home = await house(t)
+  const home = await house(t, { shoot: withOwnAuthorities })
   const target = await echoTarget(t)
   const stream = await home.dial(target.addr)
   const ours = readFileSync(home.pki('ca.crt'), 'utf8')
@@ -150,18 +150,70 @@ t.test('an authority that is taken out of the file ends what it had let in', asy
   })
 })
 
+t.test(
+  'a server whose certificate expires is left by its clients, and found again when it has another',
+  async t => {
+    const expiry = Date.now() + VALID_S * 1_000
+    const home = await house(t, {
+      seed: withShortCertificate(),
+      shoot: settings => ({ ...settings, reconnect: { maxDelay: '1s' } })
+    })
+    const client = home.clients[0]!
+    const target = await echoTarget(t)
+    const stream = await home.dial(target.addr)
+
+    await until('the client to drop it', () => client.log().includes('link down'), OVER_TIMEOUT_MS)
+    t.ok(Date.now() >= expiry - 1_000, 'not before')
+    t.match(
+      client.log(),
+      /link lost: the server's certificate of \\"somebody\\" expired on .*"msg":"link down/
+    )
+    await until('the next connection to be refused', () => client.log().includes('SERVER_NOT_IDENTIFIED"'))
+    const sinceThen = (): string => client.log().slice(client.log().indexOf('link down'))
+    t.notMatch(sinceThen(), /link resumed/)
+
+    putPair(home, 'server', server(home, {}))
+    t.ok(await echoes(stream, 'over a connection with the new certificate'))
+    t.match(sinceThen(), /link resumed/)
+    stream.destroy()
+  }
+)
+
+t.test(
+  'a client replaces connections before the certificate of the server ends, and drops what its own file no longer accepts',
+  async t => {
+    const expiry = Date.now() + VALID_S * 1_000
+    const home = await house(t, {
+      seed: withShortCertificate(),
+      shoot: settings => ({ ...withOwnAuthorities(settings), reconnect: { maxDelay: '1s' } })
+    })
+    const client = home.clients[0]!
+    const ours = readFileSync(home.pki('ca.crt'), 'utf8')
+    const target = await echoTarget(t)
+    const stream = await home.dial(target.addr)
+
+    putPair(home, 'server', server(home, {}))
+    await until('the old certificate to be over', () => Date.now() > expiry + 1_500, OVER_TIMEOUT_MS)
+    t.ok(await echoes(stream, 'over a newer connection'))
+    t.notMatch(client.log(), /link down|link closed/)
+
+    put(home, 'ca.crt.client', createAuthority({ commonName: 'another', keys: makeKeyPair() }))
+    await until('the client to drop it', () => client.log().includes('link down'))
+    t.match(
+      client.log(),
+      /the server's certificate of \\"somebody\\" comes from an authority that is no longer accepted.*link down/
+    )
+    put(home, 'ca.crt.client', ours)
+    t.ok(await echoes(stream, 'accepted again'))
+    stream.destroy()
+  }
+)
+
 t.test('servers replace the connections between them when their certificate is renewed', async t => {
-  let made = false
   const home = await house(t, {
     servers: 2,
     shoot: settings => ({ ...settings, servers: (settings['servers'] as Settings[]).slice(0, 1) }),
-    seed: settings => {
-      const pki = (file: string) =>
-        (settings['tunnel'] as { tls: Record<string, string> }).tls['cert']!.replace('server.crt', file)
-      if (!made) putPair({ pki }, 'server', server({ pki }, SHORT))
-      made = true
-      return settings
-    }
+    seed: withShortCertificate()
   })
   const expiry = Date.now() + VALID_S * 1_000
   const target = await echoTarget(t)
@@ -177,6 +229,58 @@ t.test('servers replace the connections between them when their certificate is r
   stream.destroy()
   for (const { server } of home.replicas) t.notMatch(server.log(), /peer lost|peer gone|certificate ended/)
 })
+
+t.test('a connection to another server ends with the certificate of that server', async t => {
+  const home = await house(t, {
+    servers: 2,
+    startClients: false,
+    seed: (settings, index) => {
+      const tls = (settings['tunnel'] as { tls: Record<string, string> }).tls
+      const pki = (file: string) => tls['cert']!.replace('server.crt', file)
+      // What it shows as a client lives on; what it shows as a server does not, for the second one.
+      if (index === 0) putPair({ pki }, 'peer', server({ pki }, {}))
+      else putPair({ pki }, 'second', server({ pki }, SHORT))
+      const peers = {
+        ...(settings['peers'] as Settings),
+        tls: { ca: pki('ca.crt'), cert: pki('peer.crt'), key: pki('peer.key') }
+      }
+      const shown = { ...tls, cert: pki('second.crt'), key: pki('second.key') }
+      const tunnel = { ...(settings['tunnel'] as Settings), ...(index === 1 && { tls: shown }) }
+      return { ...settings, tunnel, peers }
+    }
+  })
+  const [first, second] = home.replicas.map(({ server }) => server)
+
+  await until('the servers to know each other', async () =>
+    (await first!.metrics()).includes('tendril_server_peers 1\n')
+  )
+  await until('the first to drop it', () => first!.log().includes('peer lost'), OVER_TIMEOUT_MS)
+  t.match(first!.log(), /link lost: the server's certificate of \\"somebody\\" expired on .*peer lost/)
+  t.notMatch(second!.log(), /peer lost/)
+
+  putPair(home, 'second', server(home, {}))
+  await until('it to be found again', () => first!.log().includes('peer connected again'), OVER_TIMEOUT_MS)
+})
+
+/** The client reads its authorities from another file than the server. */
+function withOwnAuthorities(settings: Settings): Settings {
+  const tls = settings['tls'] as { ca: string; cert: string; key: string }
+  const ca = `${tls.ca}.client`
+  copyFileSync(tls.ca, ca)
+  return { ...settings, tls: { ...tls, ca } }
+}
+
+/** The server begins with a certificate that soon expires: the last words on its configuration. */
+function withShortCertificate(): (settings: Settings) => Settings {
+  let made = false
+  return settings => {
+    const pki = (file: string) =>
+      (settings['tunnel'] as { tls: Record<string, string> }).tls['cert']!.replace('server.crt', file)
+    if (!made) putPair({ pki }, 'server', server({ pki }, SHORT))
+    made = true
+    return settings
+  }
+}
 
 function server(home: Pick<TestHouse, 'pki'>, validity: object): Material {
   const hosts = ['127.0.0.1', '::1', 'localhost', 'vpn.demo.test']

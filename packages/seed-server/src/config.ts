@@ -19,6 +19,7 @@ import {
   acceptedLinkSection,
   adminSection,
   dnsSection,
+  expiryChoice,
   logSection,
   sessionSection
 } from '@tendril/common/config/sections'
@@ -49,7 +50,7 @@ const socketMode = field(
 
 const WORKERS_MAX = 64
 
-const tls = (who: string, opened: string) => ({
+const tls = (who: string, opened: string, more?: string) => ({
   cert: filePath({
     about: 'PEM file: the certificate shown to whoever connects, and the intermediate ones after it.'
   }),
@@ -57,10 +58,7 @@ const tls = (who: string, opened: string) => ({
   clientCa: filePath({
     about: `PEM file: the authorities whose certificates ${who} must show. An intermediate one suffices, without its root.`
   }),
-  onExpiry: choice({
-    about: `What happens when a certificate expires. \`end\`: ${opened} that were opened with it. \`keep\`: these stay, and only new ones need a valid certificate. When an authority is no longer in \`clientCa\`, what its certificates opened ends in any case, after the file has been read again.`,
-    values: ['end', 'keep']
-  }).default('end'),
+  onExpiry: expiryChoice({ opened, authorities: 'clientCa', ...(more !== undefined && { more }) }),
   requireClientAuth: yesNo({
     about: `Certificates of ${who} must have clientAuth in their extended key usage. \`false\` also accepts certificates without an extended key usage.`
   }).default(true)
@@ -133,7 +131,11 @@ const tunnel = section(
     listen: listen({ about: "Address that the load balancer passes the clients' connections on to." }),
     tls: section(
       'Certificates of the tunnel. TLS ends here, not in the load balancer.',
-      tls('clients', 'it ends the links')
+      tls(
+        'clients',
+        'it ends the links',
+        "Connections to other servers (`peers`) are held to these servers' certificates in the same way, and to the `ca` of `peers.tls`; their links go on over new connections."
+      )
     ),
     proxyProtocol: choice({
       about:

@@ -10,6 +10,7 @@ import { FairBudget } from '@tendril/common/fair-budget'
 import { AdmittedCertificates } from '@tendril/common/identity/admitted'
 import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { followRenewals } from '@tendril/common/identity/renewal'
+import { holdToServerCertificate } from '@tendril/common/identity/server-certificate'
 import type { Arrival } from '@tendril/common/keeper/keeper'
 import { LinkHost } from '@tendril/common/link/host'
 import type { Link } from '@tendril/common/link/link'
@@ -23,8 +24,7 @@ import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/confi
 import { type Route, readRoute, sortRoutes } from '@tendril/common/policy/routes'
 import { remembering } from '@tendril/common/remember'
 import { type Resolve, createResolve, logResolver } from '@tendril/common/resolve'
-import { connect } from '@tendril/common/transport/connect'
-import type { Upgraded } from '@tendril/common/transport/upgrade'
+import { type Connected, connect } from '@tendril/common/transport/connect'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
 import { parseAuthority } from '@tendril/common/wire/authority'
 import { type Acceptor, EVERY_CLUSTER, type TunnelConnection, listenAcceptor } from './acceptor/listen.js'
@@ -87,6 +87,8 @@ export class Server implements House {
   readonly #admissions = new WeakMap<Link, () => void>()
   /** Shown to peers. */
   #peerBundle: Bundle | undefined
+  /** Certificates of peers to which there are connections. */
+  #peerCertificates: AdmittedCertificates | undefined
   readonly #fronts: Front[] = []
   #acceptor: Acceptor | undefined
   #siblingDoor: SiblingDoor | undefined
@@ -216,6 +218,12 @@ export class Server implements House {
         ? await this.#bundle({ ...peers.tls, clientCa: peers.tls.ca })
         : certificates
       followRenewals(this.#peerBundle, withinMs => this.#peers?.renew(withinMs))
+      this.#peerCertificates = new AdmittedCertificates({
+        authorities: this.#peerBundle,
+        onExpiry: tunnel.tls.onExpiry,
+        code: 'SERVER_NOT_IDENTIFIED',
+        log: this.#log
+      })
     }
     if (this.#siblings) {
       this.#siblingDoor = await listenSiblings({
@@ -259,6 +267,7 @@ export class Server implements House {
     await this.#acceptor?.close()
     this.#admitted?.close()
     await this.#admin?.close()
+    this.#peerCertificates?.close()
     for (const bundle of this.#bundles) bundle.unwatch()
     this.#over()
   }
@@ -500,7 +509,7 @@ export class Server implements House {
     signal: AbortSignal
   ): Promise<Arrival> {
     const leaf = this.#peerBundle?.leaf
-    const { websocket, socket, headers } =
+    const connected: Connected =
       config && !this.#siblings?.others.includes(address)
         ? await this.#connectReplica(config, address, signal)
         : await connectSibling(address, { signal })
@@ -510,8 +519,16 @@ export class Server implements House {
       throw new TunnelError('CLOSED', 'certificates have changed during the attempt')
     }
     const server = headers[SERVER_HEADER]
-    if (typeof server === 'string') return { carrier, server }
+    if (typeof server === 'string') {
+      const verified = this.#peerCertificates
+      return {
+        carrier,
+        server,
+        ...(verified && { leftMs: holdToServerCertificate(carrier, secured, verified) })
+      }
+    }
     carrier.close('PROTOCOL_ERROR', 'a server says its id')
+    const { websocket, socket, secured, headers } = connected
     throw new TunnelError('PROTOCOL_ERROR', `${address} did not say which server it is`)
   }
 
@@ -519,7 +536,7 @@ export class Server implements House {
     { connectTimeout, dns, serverName }: PeersConfig,
     address: string,
     signal: AbortSignal
-  ): Promise<Upgraded> {
+  ): Promise<Connected> {
     const name = serverName ?? (dns && parseAuthority(dns).host)
     return connect(
       { url: `wss://${address}`, ...(name !== undefined && { serverName: name }) },

@@ -10,9 +10,11 @@ import type { Admin } from '@tendril/common/admin/app'
 import { createBackoff } from '@tendril/common/backoff'
 import type { House } from '@tendril/common/command'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
+import { AdmittedCertificates } from '@tendril/common/identity/admitted'
 import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { loadAuthorities } from '@tendril/common/identity/credentials'
 import { followRenewals } from '@tendril/common/identity/renewal'
+import { holdToServerCertificate } from '@tendril/common/identity/server-certificate'
 import { type Arrival, Keeper } from '@tendril/common/keeper/keeper'
 import { Line } from '@tendril/common/keeper/line'
 import { type BudgetShare, FairBudget } from '@tendril/common/fair-budget'
@@ -51,6 +53,8 @@ export class Client implements House {
   /** When a link last came back. */
   #resumedAtMs = -Infinity
   #bundle: Bundle | undefined
+  /** Certificates of servers to which there are connections. */
+  #servers: AdmittedCertificates | undefined
   #admin: Admin | undefined
   #keeper: Keeper | undefined
   #stopping: Promise<void> | undefined
@@ -107,8 +111,16 @@ export class Client implements House {
         log: this.#log
       })
     }
-    const bundle = await Bundle.load(tls)
+    const { onExpiry, ...files } = tls
+    const bundle = await Bundle.load(files)
     this.#bundle = bundle
+    const verified = new AdmittedCertificates({
+      authorities: bundle,
+      onExpiry,
+      code: 'SERVER_NOT_IDENTIFIED',
+      log: this.#log
+    })
+    this.#servers = verified
     bundle.on('change', () =>
       this.#log.info({ cert: tls.cert, notAfter: bundle.notAfter }, 'certificate reloaded')
     )
@@ -120,7 +132,7 @@ export class Client implements House {
     this.#keeper = new Keeper({
       doors: servers.map(server => ({
         name: server.url,
-        connect: signal => this.#connect(server, bundle, signal)
+        connect: signal => this.#connect(server, { bundle, verified }, signal)
       })),
       slots: connections,
       newLine: (server, slot, onChange) => this.#newLine(server, slot, onChange),
@@ -155,6 +167,7 @@ export class Client implements House {
       this.#keeper.stop(new TunnelError('DRAINING', 'the client stops'))
       await this.#keeper.stopped
     }
+    this.#servers?.close()
     this.#bundle?.unwatch()
     await this.#admin?.close()
     this.#over()
@@ -169,10 +182,14 @@ export class Client implements House {
     return allIdle(sessions, systemClock, this.#config.drainTimeout)
   }
 
-  async #connect(server: ServerConfig, bundle: Bundle, signal: AbortSignal): Promise<Arrival> {
+  async #connect(
+    server: ServerConfig,
+    { bundle, verified }: { bundle: Bundle; verified: AdmittedCertificates },
+    signal: AbortSignal
+  ): Promise<Arrival> {
     const { cluster, proxy, proxyCa, gateway, connectTimeout } = this.#config
     const { leaf } = bundle
-    const { websocket, socket, headers } = await connectServer(server, {
+    const { websocket, socket, secured, headers } = await connectServer(server, {
       tls: bundle.tlsOptions(),
       proxy,
       ...(proxyCa !== undefined && { hopCa: await loadAuthorities(proxyCa) }),
@@ -189,7 +206,8 @@ export class Client implements House {
       throw new TunnelError('CLOSED', 'certificates have changed during the attempt')
     }
     const id = headers[SERVER_HEADER]
-    return { carrier, server: typeof id === 'string' ? id : undefined }
+    const leftMs = holdToServerCertificate(carrier, secured, verified)
+    return { carrier, server: typeof id === 'string' ? id : undefined, leftMs }
   }
 
   /** A link with a session on it, not connected yet. */

@@ -16,6 +16,7 @@ import {
 import {
   adminSection,
   dnsSection,
+  expiryChoice,
   linkSection,
   logSection,
   sessionSection
@@ -142,7 +143,12 @@ export const shootSchema = section('', {
         "PEM file: the authorities that the server's certificate must come from. An intermediate one suffices, without its root."
     }),
     cert: filePath({ about: 'PEM file: the certificate that says which cluster this client belongs to.' }),
-    key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' })
+    key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' }),
+    onExpiry: expiryChoice({
+      opened: 'it drops the connections to servers',
+      authorities: 'ca',
+      more: 'Links go on over new connections, for which servers must have a valid certificate, within `link.resumeWindow`.'
+    })
   }),
   proxy: url({
     about:

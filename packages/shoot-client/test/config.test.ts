@@ -40,7 +40,7 @@ admin: { listen: 127.0.0.1:8096 }
   t.match(config, {
     cluster: 'demo',
     servers: [{ url: 'wss://vpn.demo.test:443', address: '127.0.0.1:10443' }],
-    tls: { ca: /^\/.*\/ca\.crt$/ },
+    tls: { ca: /^\/.*\/ca\.crt$/, onExpiry: 'end' },
     proxy: 'env',
     gateway: { url: 'http://gateway.test:8443', headers: { 'X-Gardener-Destination': 'outbound|1194||x' } },
     connectTimeout: 10_000,
@@ -108,6 +108,12 @@ t.test('servers are reached by wss, by ws on this machine only', async t => {
   ]
   for (const [entry, message] of table) t.match(await complaints(t, servers(entry)), [message], entry)
   t.match(await complaints(t, `${BASE}servers: []`), [/servers: expected a list of at least 1/])
+})
+
+t.test("what happens when a server's certificate expires is one of two words", async t => {
+  const written = (word: string): string => BASE.replace(' }', `, onExpiry: ${word} }`) + SERVER
+  t.equal((await load(t, written('keep'))).tls.onExpiry, 'keep')
+  t.match(await complaints(t, written('close')), [/tls\.onExpiry: expected .*end.*keep/])
 })
 
 t.test('a proxy is env, none or a URL, and its password is shown to nobody', async t => {

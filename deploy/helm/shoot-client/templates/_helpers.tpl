@@ -105,7 +105,7 @@ capabilities:
 {{/* The configuration file: the value `config`, and the paths of the certificates. */}}
 {{- define "config" -}}
 {{- $config := deepCopy .Values.config -}}
-{{- $_ := set $config "tls" (dict "ca" "/etc/tendril/tunnel/ca.crt" "cert" "/etc/tendril/tunnel/tls.crt" "key" "/etc/tendril/tunnel/tls.key") -}}
+{{- $_ := set $config "tls" (merge (dict "ca" "/etc/tendril/tunnel/ca.crt" "cert" "/etc/tendril/tunnel/tls.crt" "key" "/etc/tendril/tunnel/tls.key") (default dict $config.tls)) -}}
 {{- with .Values.certificates.proxyCa }}{{ if or .secretName .configMapName }}{{ $_ := set $config "proxyCa" "/etc/tendril/proxy/ca.crt" }}{{ end }}{{ end -}}
 {{- toYaml $config -}}
 {{- end -}}

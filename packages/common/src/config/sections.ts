@@ -55,6 +55,18 @@ export const sessionSection = section(
   })
   .prefault({})
 
+/** What `identity/admitted` does. `opened`: what ends. `authorities`: their key. `more`: a sentence behind. */
+export function expiryChoice({
+  opened,
+  authorities,
+  more = ''
+}: Record<'opened' | 'authorities', string> & { more?: string }) {
+  return choice({
+    about: `What happens when a certificate expires. \`end\`: ${opened} that were opened with it. \`keep\`: these stay, and only new ones need a valid certificate. When an authority is no longer in \`${authorities}\`, what its certificates opened ends in any case, after the file has been read again.${more && ` ${more}`}`,
+    values: ['end', 'keep']
+  }).default('end')
+}
+
 /** The section as options of a Session. */
 export function sessionLimits(section: z.output<typeof sessionSection>): Partial<SessionLimits> {
   return {

@@ -29,8 +29,8 @@ export type AdmittedOptions = {
   authorities: Authorities
   /** Default `end`. */
   onExpiry?: OnExpiry
-  /** Code of the end: see `verifyPeer`. Default `NOT_IDENTIFIED`. */
-  code?: 'NOT_IDENTIFIED' | 'CLIENT_NOT_IDENTIFIED'
+  /** Code of the end: see `verifyPeer`; of servers that were connected to, `SERVER_NOT_IDENTIFIED`. Default `NOT_IDENTIFIED`. */
+  code?: 'NOT_IDENTIFIED' | 'CLIENT_NOT_IDENTIFIED' | 'SERVER_NOT_IDENTIFIED'
   clock?: Clock
   /** The wall clock that validity is judged by. Default: the system's. */
   today?: () => Date
@@ -69,6 +69,11 @@ export class AdmittedCertificates {
   /** Certificates with which something is open. */
   get size(): number {
     return this.#byFingerprint.size
+  }
+
+  /** How long what is opened with a certificate may stay open, in milliseconds. */
+  leftMs({ notAfter }: Pick<Identity, 'notAfter'>): number {
+    return this.#options.onExpiry === 'keep' ? Infinity : notAfter.getTime() - this.#today().getTime()
   }
 
   /**

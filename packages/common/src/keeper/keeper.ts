@@ -19,8 +19,11 @@ import type { Clock } from '../clock.js'
 import { TunnelError } from '../errors.js'
 import type { Line } from './line.js'
 
-/** A connection that was made through a door, and the id of the server it led to, if it told. */
-export type Arrival = { carrier: Carrier; server: string | undefined }
+/**
+ * A connection that was made through a door, the id of the server it led to, if it told, and how long it may live, in
+ * milliseconds. Default: without end.
+ */
+export type Arrival = { carrier: Carrier; server: string | undefined; leftMs?: number }
 
 export type Door = {
   /** For logs and probes. */
@@ -292,7 +295,8 @@ export class Keeper {
   }
 
   /** Finds the use of a connection. Returns how long to wait before the next, in milliseconds. */
-  async #place(state: DoorState, { carrier, server = state.door.name }: Arrival): Promise<number> {
+  async #place(state: DoorState, arrival: Arrival): Promise<number> {
+    const { carrier, server = state.door.name } = arrival
     if (this.#stop.signal.aborted) {
       carrier.close('CLOSED')
       return 0
@@ -307,7 +311,7 @@ export class Keeper {
       return this.#duplicateDelay(state)
     }
     try {
-      await this.#connect(needy ?? this.#add(server, free ?? 0), carrier)
+      await this.#connect(needy ?? this.#add(server, free ?? 0), arrival)
     } catch (error) {
       carrier.close('CLOSED')
       throw error
@@ -332,9 +336,9 @@ export class Keeper {
     }
   }
 
-  async #connect(line: Line, carrier: Carrier): Promise<void> {
+  async #connect(line: Line, arrival: Arrival): Promise<void> {
     try {
-      await line.attach(carrier)
+      await line.attach(arrival.carrier, arrival)
     } catch (error) {
       const refusal = TunnelError.from(error)
       if (refusal.code !== 'RESUME_REFUSED' || line.link.id === undefined) {
@@ -348,7 +352,7 @@ export class Keeper {
       )
       line.close(refusal)
       if (this.#draining || this.#stop.signal.aborted) throw error
-      await this.#connect(this.#add(line.server, line.slot), carrier)
+      await this.#connect(this.#add(line.server, line.slot), arrival)
     }
   }
 

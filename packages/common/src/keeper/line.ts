@@ -23,6 +23,11 @@ export type LineOptions = {
   onChange: (line: Line) => void
 }
 
+/** A connection that may live for less is replaced as if it were this, in milliseconds: not again and again at once. */
+const LEFT_LEAST_MS = 1_000
+/** What a timer of Node holds: a connection that may live for longer is replaced after this time, too. */
+const TIMER_MOST_MS = 2 ** 31 - 1
+
 export class Line {
   readonly server: string
   readonly slot: number
@@ -45,6 +50,8 @@ export class Line {
   #oldAtMs = Infinity
   /** `replace` was called during the handshake: its connection, too, was made with what has changed. */
   #replaceWithinMs: number | undefined
+  /** How long the connection may live over which a handshake is under way, or was last. */
+  #leftMs = Infinity
   #upAtMs = 0
   #livedMs = 0
 
@@ -99,10 +106,14 @@ export class Line {
     return Number(this.up) - Number(other.up) || this.#waitingSinceMs - other.#waitingSinceMs
   }
 
-  /** Goes on over `carrier`, or begins. Rejects as `shakeHands` does. */
-  async attach(carrier: Carrier): Promise<void> {
+  /**
+   * Goes on over `carrier`, or begins. Rejects as `shakeHands` does. `leftMs`: it has to be replaced before it is so old,
+   * since it will be dropped then.
+   */
+  async attach(carrier: Carrier, { leftMs = Infinity }: { leftMs?: number } = {}): Promise<void> {
     const { self, clock } = this.#options
     this.#asking = carrier
+    this.#leftMs = leftMs
     try {
       const { resumeWindowMs } = await shakeHands(carrier, this.link, self, { clock })
       this.#resumeWindowMs = Math.min(this.link.limits.resumeWindowMs, resumeWindowMs)
@@ -133,16 +144,18 @@ export class Line {
     this.#oldAtMs = Infinity
     this.#ageTimer?.cancel()
     this.#ageTimer = undefined
+    const endMs = Math.min(maxAgeMs > 0 ? maxAgeMs : Infinity, Math.max(this.#leftMs, LEFT_LEAST_MS))
     // Between 80 and 90 %: early enough to be done in time, and not all lines at once.
-    if (maxAgeMs > 0) this.#growOld(maxAgeMs * (0.8 + 0.1 * random()))
+    if (endMs < Infinity) this.#growOld(endMs * (0.8 + 0.1 * random()))
     if (this.#replaceWithinMs !== undefined) this.#growOld(this.#replaceWithinMs * random())
     this.#replaceWithinMs = undefined
     this.#changed()
   }
 
-  /** After `ms` at the latest. */
-  #growOld(ms: number): void {
+  /** After `wishedMs` at the latest. */
+  #growOld(wishedMs: number): void {
     const { clock } = this.#options
+    const ms = Math.min(wishedMs, TIMER_MOST_MS)
     const atMs = clock.now() + ms
     if (atMs >= this.#oldAtMs) return
     this.#oldAtMs = atMs

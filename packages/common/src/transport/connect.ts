@@ -7,7 +7,7 @@
  */
 import type { Socket } from 'node:net'
 import { isIP } from 'node:net'
-import type { ConnectionOptions } from 'node:tls'
+import type { ConnectionOptions, TLSSocket } from 'node:tls'
 import type { ClientOptions } from 'ws'
 import { type Clock, systemClock } from '../clock.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
@@ -52,6 +52,9 @@ export type ConnectOptions = {
   resolve?: Resolve
 }
 
+/** `secured`: the TLS to the server, verified. Without TLS undefined. */
+export type Connected = Upgraded & { secured?: TLSSocket }
+
 export const CONNECT_TIMEOUT_MS = 10_000
 
 const systemResolve = remembering(createResolve(), { clock: systemClock })
@@ -63,7 +66,7 @@ const systemResolve = remembering(createResolve(), { clock: systemClock })
  * with, or the server's own refusal (`CLIENT_NOT_IDENTIFIED`, `CLUSTER_DENIED`, `UNKNOWN_CLUSTER`, …); `CLOSED` when
  * aborted. The WebSocket starts to read on the next turn of the event loop.
  */
-export async function connect(server: ServerAddress, options: ConnectOptions): Promise<Upgraded> {
+export async function connect(server: ServerAddress, options: ConnectOptions): Promise<Connected> {
   const { clock = systemClock, resolve = systemResolve, timeoutMs = CONNECT_TIMEOUT_MS } = options
   const { signal: outer } = options
   const progress: Attempt['progress'] = { code: 'SERVER_UNREACHABLE', waitingFor: server.url }
@@ -87,23 +90,25 @@ export async function connect(server: ServerAddress, options: ConnectOptions): P
   }
 }
 
-async function steps(server: ServerAddress, options: ConnectOptions, attempt: Attempt): Promise<Upgraded> {
+async function steps(server: ServerAddress, options: ConnectOptions, attempt: Attempt): Promise<Connected> {
   const { tls, headers, websocketOptions = websocketClientOptions, way = directly } = options
   const { signal, progress } = attempt
   const journey = journeyOf(server)
-  const { destination, secured } = journey
+  const { destination, secured: isSecured } = journey
   const serverName = server.serverName ?? journey.host
 
   const raw = await way(journey, attempt)
   progress.code = 'SERVER_UNREACHABLE'
   progress.waitingFor = `${formatAuthority(destination)} (TLS handshake as ${serverName})`
-  const socket = secured
-    ? await owned(raw, raw => secure(raw, { ...tls, serverName, checkServerIdentity, signal }))
-    : raw
-  progress.waitingFor = `${formatAuthority(destination)} (WebSocket upgrade)`
-  return owned(socket, socket =>
-    upgrade(socket, { url: new URL(server.url), websocketOptions, signal, ...(headers && { headers }) })
-  )
+  const upgradeOver = (socket: Socket): Promise<Upgraded> => {
+    progress.waitingFor = `${formatAuthority(destination)} (WebSocket upgrade)`
+    return owned(socket, socket =>
+      upgrade(socket, { url: new URL(server.url), websocketOptions, signal, ...(headers && { headers }) })
+    )
+  }
+  if (!isSecured) return upgradeOver(raw)
+  const secured = await owned(raw, raw => secure(raw, { ...tls, serverName, checkServerIdentity, signal }))
+  return { ...(await upgradeOver(secured)), secured }
 }
 
 const directly: Way = ({ destination }, attempt) =>

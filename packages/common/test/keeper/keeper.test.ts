@@ -473,6 +473,63 @@ t.test('a connection is replaced before it is too old, and no byte waits', async
 })
 
 t.test(
+  'a connection that will be dropped is replaced before; one that gains nothing, not in a loop',
+  async t => {
+    let endMs = 100_000
+    const city = createCity({
+      doors: city => [
+        {
+          name: 'renewed',
+          connect: async signal => {
+            const arrival = await city.door(0).connect(signal)
+            return { ...arrival, leftMs: endMs - city.now() }
+          }
+        }
+      ]
+    })
+    let downs = 0
+    await city.pass(1_000)
+    city.keeper.lines[0]?.link.on('down', () => downs++)
+
+    await city.pass(79_000)
+    t.equal(city.attempts.length, 1, 'not before 80 % of its time')
+    await city.pass(20_000)
+    t.ok(city.attempts.length >= 3 && city.attempts.length <= 8, `${city.attempts.length} attempts`)
+    t.notOk(city.carriers.at(-1)?.over)
+
+    endMs = 1_000_000
+    city.attempts.length = 0
+    await city.pass(10_000)
+    t.ok(city.attempts.length >= 1 && city.attempts.length <= 2, 'over the next one it has time again')
+    endMs = 0
+    await city.pass(900_000)
+    city.attempts.length = 0
+    await city.pass(60_000)
+    t.ok(city.attempts.length <= 75, `${city.attempts.length} attempts in a minute`)
+    t.equal(downs, 0)
+    await city.end()
+  }
+)
+
+t.test('no time to live is too long for a timer', async t => {
+  const city = createCity({
+    doors: city => [
+      {
+        name: 'decades',
+        connect: async signal => ({ ...(await city.door(0).connect(signal)), leftMs: 10 * 365 * 86_400_000 })
+      }
+    ]
+  })
+  const waits: number[] = []
+  const after = city.clock.after.bind(city.clock)
+  city.clock.after = (ms, callback) => (waits.push(ms), after(ms, callback))
+  await city.pass(1_000)
+
+  t.equal(Math.max(...waits), 2 ** 31 - 1)
+  await city.end()
+})
+
+t.test(
   'connections are renewed while they work, each at a moment of its own, and none waits longer',
   async t => {
     const city = createCity({ slots: 8 })

@@ -11,13 +11,13 @@ import { owned } from '@tendril/common/owned'
 import {
   type Attempt,
   type ConnectOptions as CommonOptions,
+  type Connected,
   type ServerAddress,
   connect,
   openSocket
 } from '@tendril/common/transport/connect'
 import { type Journey, destinationOf, hostOf } from '@tendril/common/transport/destination'
 import { secure } from '@tendril/common/transport/secure'
-import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { formatAuthority } from '@tendril/common/wire/authority'
 import { requestHop } from './hop.js'
 import { basicAuthorization, proxyTo } from './proxy.js'
@@ -47,7 +47,7 @@ export type WayOptions = {
 export type ConnectOptions = Omit<CommonOptions, 'way'> & WayOptions
 
 /** One attempt. Rejects as common's `connect` does, and with `PROXY_REFUSED`. */
-export function connectServer(server: ServerAddress, options: ConnectOptions): Promise<Upgraded> {
+export function connectServer(server: ServerAddress, options: ConnectOptions): Promise<Connected> {
   return connect(server, { ...options, way: (journey, attempt) => way(journey, attempt, options) })
 }
 
