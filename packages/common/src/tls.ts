@@ -5,6 +5,7 @@
 import { constants } from 'node:crypto'
 import { createSecureContext } from 'node:tls'
 import type { SecureContext, SecureContextOptions, Server, TlsOptions } from 'node:tls'
+import { TunnelError } from './errors.js'
 
 /** The part of a certificate bundle that a listener needs: the files now, and a word when they changed. */
 export interface Certificates {
@@ -80,12 +81,20 @@ export function followCertificates(server: Server, certificates: Certificates): 
 }
 
 /**
- * `setSecureContext`, which in Node 20 and 22 drops `allowPartialTrustChain`: its list of options is closed. So the context
- * of new connections is replaced by one that has it. Without the field (were it renamed) intermediate anchors would be
- * refused, nothing more accepted.
+ * `setSecureContext` with `allowPartialTrustChain`. `createSecureContext` takes this option since Node 20.18, but no
+ * public way hands such a context to a `tls.Server`: `createServer` and `setSecureContext` copy a closed list of options in
+ * which it is missing (Node 20.20, 24.21), and `addContext` and `SNICallback` serve only clients that send SNI. So the
+ * private field is replaced that both set and each new connection reads. Without it nothing listens: intermediate
+ * anchors would be refused, with no word of why.
  */
 function use(server: Server & { _sharedCreds?: SecureContext }, options: TlsOptions): void {
   server.setSecureContext(options)
+  if (server._sharedCreds === undefined) {
+    throw new TunnelError(
+      'LISTEN_FAILED',
+      `Node ${process.version} keeps the TLS context of a listener elsewhere than Node 20 to 24 do, so that intermediate authorities cannot be accepted; use one of these`
+    )
+  }
   // Without it OpenSSL refuses to resume sessions of clients with certificates. Any text, the same in all workers.
   server._sharedCreds = createSecureContext({ ...options, sessionIdContext: 'tendril' })
 }

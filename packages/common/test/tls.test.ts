@@ -7,7 +7,7 @@ import t, { type Test } from 'tap'
 import { createAuthority, issueLeaf, type LeafOptions } from '@tendril/common/identity/certificate'
 import { encodePrivateKey } from '@tendril/common/identity/keys'
 import { verifyPeer } from '@tendril/common/identity/peer'
-import { TLS_POLICY, serverTlsOptions } from '@tendril/common/tls'
+import { TLS_POLICY, followCertificates, serverTlsOptions } from '@tendril/common/tls'
 import { secure } from '@tendril/common/transport/secure'
 import { handshakes, makeAuthority, type Pair } from './identity/fixtures.js'
 
@@ -130,6 +130,34 @@ t.test('a final dot is in no SNI, and the certificate is found without it', asyn
   t.equal(asked, 'localhost')
   t.equal(socket.authorized, true)
 })
+
+t.test(
+  'a Node that keeps the context of a listener elsewhere is refused by name, before anything listens',
+  async t => {
+    const listeners = new Set<() => void>()
+    const certificates = {
+      tlsOptions: () => ({ ...server, ca: [ours.cert] }),
+      on: (_: 'change', listener: () => void) => listeners.add(listener),
+      off: (_: 'change', listener: () => void) => listeners.delete(listener)
+    }
+    const listener = tls.createServer()
+    const unfollow = followCertificates(listener, certificates)
+    const { _sharedCreds: first } = listener as unknown as { _sharedCreds: object }
+    for (const changed of listeners) changed()
+    t.not((listener as unknown as { _sharedCreds: object })._sharedCreds, first, 'each reading has its own')
+    unfollow()
+    t.equal(listeners.size, 0)
+
+    let given = 0
+    const foreign = { setSecureContext: () => void given++ } as unknown as tls.Server
+    t.throws(() => followCertificates(foreign, certificates), {
+      code: 'LISTEN_FAILED',
+      message: new RegExp(`Node ${process.version} keeps .* intermediate authorities cannot be accepted`)
+    })
+    t.equal(given, 1)
+    t.equal(listeners.size, 0, 'and it follows nothing')
+  }
+)
 
 t.test('what a connection is made with is said, not left to a default', async t => {
   t.same([TLS_POLICY.minVersion, TLS_POLICY.maxVersion], ['TLSv1.2', 'TLSv1.3'])
