@@ -28,6 +28,7 @@ function registryOf(clients: number, routes: number) {
       cluster: 'demo',
       name: `client-${client}`,
       id: String(client),
+      owner: String(client),
       dial: session.dial,
       routes: own,
       get state() {

@@ -28,3 +28,29 @@ t.test('a client beyond its links and routes is told which key, serves on with t
   // There is no such target: that a client says so is what is asked.
   await t.rejects(dial('127.0.0.1:1'), /502/)
 })
+
+t.test(
+  'links of one client share its routes: what one announces beyond them is ignored and said',
+  async t => {
+    const limits = { routesPerClient: 2 }
+    const { server } = await house(t, {
+      seed: settings => ({
+        ...settings,
+        clusters: [{ name: 'demo', limits, routes: ['10.0.0.0/8'] }] as Settings[]
+      }),
+      // Two processes by one name and certificate are one client to the server.
+      clients: 2,
+      shoot: (settings, _cluster, index) => ({
+        ...settings,
+        name: 'same',
+        routes: ['10.0.0.0/16', `10.${index + 1}.0.0/16`]
+      })
+    })
+
+    const line = /"client":"same".*"ignored":1,"limit":"clusters\[demo\]\.limits\.routesPerClient: 2"/
+    await until('the third route is ignored', () => line.test(server.log()))
+    const metrics = await server.metrics()
+    t.match(metrics, /tendril_server_limit_refusals_total\{limit="routesPerClient",cluster="demo"\} 1/)
+    t.match(metrics, /tendril_server_clients\{cluster="demo"\} 2/)
+  }
+)

@@ -101,7 +101,7 @@ const clusterLimits = section(
     }).default(8),
     routesPerClient: count({
       about:
-        'Most routes that a client may announce over one link. The first ones are used, the others are ignored with a warning.',
+        'Most different routes that the links of one client may announce together. The first ones are used, the others are ignored with a warning until there is room again.',
       min: 0,
       max: 1_024
     }).default(64),

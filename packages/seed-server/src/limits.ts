@@ -80,9 +80,14 @@ export class Limits {
     }
   }
 
-  /** The routes of a client that count, and how many are too many. */
+  /** Different routes that all links of a client may have together: the registry counts them. */
+  routesPerClient(cluster: string): number {
+    return this.#clusters.get(cluster)?.routesPerClient ?? Infinity
+  }
+
+  /** The routes of one announcement that are looked at, and how many are too many for one client in any case. */
   routes(cluster: string, announced: readonly string[]): { routes: readonly string[]; ignored: number } {
-    const limit = this.#clusters.get(cluster)?.routesPerClient ?? announced.length
+    const limit = this.routesPerClient(cluster)
     const ignored = Math.max(0, announced.length - limit)
     if (ignored > 0) this.#onRefused({ limit: 'routesPerClient', cluster })
     return { routes: announced.slice(0, limit), ignored }

@@ -130,7 +130,8 @@ export class Server implements House {
       observer: {
         dialed: event => this.#counts.registry.dialed(event),
         failedOver: event => this.#counts.registry.failedOver(event)
-      }
+      },
+      routesPerClient: cluster => this.#limits.routesPerClient(cluster)
     })
     this.#peers = (config.peers ?? siblings) && this.#newPeers(config.peers)
     this.#counts = createServerMetrics(metrics, {
@@ -144,7 +145,7 @@ export class Server implements House {
       server: this.id,
       limits: linkLimits(config.link),
       budgetOf: ({ cluster }) => this.#replayBudget.share(cluster),
-      admit: ({ name }, { cluster, key }) => this.#limits.acquireLink(cluster, JSON.stringify([key, name])),
+      admit: ({ name }, { cluster, key }) => this.#limits.acquireLink(cluster, ownerOf(key, name)),
       onLink: (link, { name }, guest) => {
         const { cluster, sibling = false } = guest
         this.#holdToCertificate(link, guest)
@@ -217,13 +218,13 @@ export class Server implements House {
       this.#peerBundle = peers.tls
         ? await this.#bundle({ ...peers.tls, clientCa: peers.tls.ca })
         : certificates
-      followRenewals(this.#peerBundle, withinMs => this.#peers?.renew(withinMs))
       this.#peerCertificates = new AdmittedCertificates({
         authorities: this.#peerBundle,
         onExpiry: tunnel.tls.onExpiry,
         code: 'SERVER_NOT_IDENTIFIED',
         log: this.#log
       })
+      followRenewals(this.#peerBundle, withinMs => this.#peers?.renew(withinMs))
     }
     if (this.#siblings) {
       this.#siblingDoor = await listenSiblings({
@@ -266,8 +267,8 @@ export class Server implements House {
     await this.#siblingDoor?.close()
     await this.#acceptor?.close()
     this.#admitted?.close()
-    await this.#admin?.close()
     this.#peerCertificates?.close()
+    await this.#admin?.close()
     for (const bundle of this.#bundles) bundle.unwatch()
     this.#over()
   }
@@ -367,7 +368,7 @@ export class Server implements House {
     this.#admissions.set(link, this.#admitted.add(socket, identity, end))
   }
 
-  #hostOnLink(link: Link, name: string, { cluster, remoteAddress: remote }: Guest): void {
+  #hostOnLink(link: Link, name: string, { cluster, key, remoteAddress: remote }: Guest): void {
     const id = link.id?.toString('hex') ?? ''
     const child = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
     const log = this.#clientLines.of(child, cluster)
@@ -382,6 +383,17 @@ export class Server implements House {
     // A dial in the moment between the link that this one replaces and its first word waits for that.
     const arrived = this.#registry.expect(cluster)
     let registration: Registration | undefined
+    const warnOfIgnored = (ignored: number): void => {
+      if (ignored === 0) return
+      const limit = `clusters[${cluster}].limits.routesPerClient: ${this.#limits.routesPerClient(cluster)}`
+      warnings.warn({ ignored, limit }, 'routes ignored that are more than a client may announce')
+    }
+    /** Those that the links of this client have too many of together. */
+    const countIgnored = (): number => {
+      const ignored = registration?.ignoredRoutes ?? 0
+      if (ignored > 0) this.#counts.limitRefused({ limit: 'routesPerClient', cluster })
+      return ignored
+    }
     const dialer = new LinkDialer(link, session.dial, {
       clock: systemClock,
       onResponsive: responsive => {
@@ -396,6 +408,7 @@ export class Server implements House {
         cluster,
         name,
         id,
+        owner: ownerOf(key, name),
         dial: dialer.dial,
         get routes() {
           return routes
@@ -413,6 +426,7 @@ export class Server implements House {
       })
       arrived()
       log.info({ remote }, 'client connected')
+      warnOfIgnored(countIgnored())
     })
     link.on('up', ({ first, downMs, replayedBytes }) => {
       if (!first) log.info({ downMs: Math.round(downMs), replayedBytes }, 'link resumed')
@@ -433,13 +447,7 @@ export class Server implements House {
             'routes ignored that this cluster may not announce'
           )
         }
-        if (counted.ignored > 0) {
-          const limit = `clusters[${cluster}].limits.routesPerClient: ${counted.routes.length}`
-          warnings.warn(
-            { ignored: counted.ignored, limit },
-            'routes ignored that are more than a client may announce'
-          )
-        }
+        warnOfIgnored(counted.ignored + countIgnored())
       },
       onError: ({ code, detail }) => link.close(code, detail)
     })
@@ -513,6 +521,7 @@ export class Server implements House {
       config && !this.#siblings?.others.includes(address)
         ? await this.#connectReplica(config, address, signal)
         : await connectSibling(address, { signal })
+    const { websocket, socket, secured, headers } = connected
     const carrier = new WebSocketCarrier(websocket, socket)
     if (leaf !== this.#peerBundle?.leaf) {
       carrier.close('CLOSED', 'certificates have changed')
@@ -528,7 +537,6 @@ export class Server implements House {
       }
     }
     carrier.close('PROTOCOL_ERROR', 'a server says its id')
-    const { websocket, socket, secured, headers } = connected
     throw new TunnelError('PROTOCOL_ERROR', `${address} did not say which server it is`)
   }
 
@@ -564,6 +572,11 @@ export class Server implements House {
 
 /** Refused routes that a log line shows; their number is said beside them. */
 const SHOWN_ROUTES = 8
+
+/** What the links of one client have in common: its verified identity and its name. */
+function ownerOf(key: string, name: string): string {
+  return JSON.stringify([key, name])
+}
 
 /** docs/protocol.md §6.4. */
 function membersNote({ members }: Peers): string {

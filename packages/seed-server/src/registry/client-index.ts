@@ -3,6 +3,9 @@
  * longest prefix or suffix first), and within a route by health. It changes when a client comes, goes, or announces
  * other routes, at the cost of that client's own routes. Knows no sockets and no dials under way.
  *
+ * An entry is one link. The links of one client together have at most so many different routes: what one announces beyond
+ * that is ignored, until another one gives some back.
+ *
  * The health and the number of streams of a client are read when it is compared, and its place is corrected then. Groups
  * of at most WHOLE_SIZE are compared whole. Of larger ones SAMPLE_SIZE are drawn at random, and the best is taken:
  * the load spreads almost as evenly as if all had been compared, at a cost that does not grow with their number (M.
@@ -35,9 +38,14 @@ export type IndexedClient = {
   /** It answered a dial with DRAINING: it drains, until it comes back. */
   saidDraining: boolean
   routes: readonly Route[]
-  /** In `all`, and in one group for each route. */
+  /** How many of them are not used, because the client has as many as it may. */
+  ignored: number
+  /** In `all`, and in one group for each route that is used. */
   places: Place[]
 }
+
+/** The links of one client, and how many of them are in each group of a route. */
+type Owner = { readonly entries: Set<IndexedClient>; readonly groups: Map<Group, number> }
 
 type Place = { readonly entry: IndexedClient; readonly group: Group; at: number }
 
@@ -47,12 +55,18 @@ export class ClientIndex {
   /** Clients that announced nothing: they fit every host, but no closer than a route for all. */
   readonly #routeless = new Group()
   readonly #byRoute = new RouteIndex<Group>()
+  readonly #owners = new Map<string, Owner>()
+  readonly #routesPerClient: number
   #added = 0
   #came = 0
 
-  /** `random`: a number in [0, 1). */
-  constructor(random: () => number = Math.random) {
+  /** `random`: a number in [0, 1). `routesPerClient`: different routes that all links of a client have together. */
+  constructor({
+    random = Math.random,
+    routesPerClient = Infinity
+  }: { random?: (() => number) | undefined; routesPerClient?: number | undefined } = {}) {
     this.#random = random
+    this.#routesPerClient = routesPerClient
   }
 
   /** How often a client has come or come back. */
@@ -86,15 +100,21 @@ export class ClientIndex {
       cameAt: ++this.#came,
       saidDraining: false,
       routes: client.routes,
+      ignored: 0,
       places: []
     }
     entry.health = healthOf(entry)
+    this.#ownerOf(entry).entries.add(entry)
     this.#place(entry)
     return entry
   }
 
   remove(entry: IndexedClient): void {
     this.#displace(entry)
+    const { entries } = this.#ownerOf(entry)
+    entries.delete(entry)
+    if (entries.size === 0) this.#owners.delete(entry.client.owner)
+    else this.#useIgnored(entry)
   }
 
   /** Reads anew what a client is like, and puts it where that belongs. */
@@ -104,6 +124,7 @@ export class ClientIndex {
       this.#displace(entry)
       entry.routes = client.routes
       this.#place(entry)
+      this.#useIgnored(entry)
     }
     const before = entry.health
     entry.state = client.state
@@ -177,14 +198,53 @@ export class ClientIndex {
   }
 
   #place(entry: IndexedClient): void {
-    const { routes } = entry
-    const groups = routes.length === 0 ? [this.#routeless] : routes.map(route => this.#groupOf(route))
-    for (const group of new Set([this.#all, ...groups])) entry.places.push(group.add(entry))
+    const { groups: known } = this.#ownerOf(entry)
+    const groups = new Set<Group>()
+    entry.ignored = 0
+    for (const route of entry.routes) {
+      const found = this.#byRoute.get(route)
+      if (!(found && known.has(found)) && known.size >= this.#routesPerClient) {
+        entry.ignored++
+        continue
+      }
+      const group = found ?? this.#groupOf(route)
+      if (groups.has(group)) continue
+      groups.add(group)
+      known.set(group, (known.get(group) ?? 0) + 1)
+    }
+    if (groups.size === 0) groups.add(this.#routeless)
+    for (const group of [this.#all, ...groups]) entry.places.push(group.add(entry))
   }
 
   #displace(entry: IndexedClient): void {
-    for (const place of entry.places.splice(0)) place.group.remove(place)
+    const { groups: known } = this.#ownerOf(entry)
+    for (const place of entry.places.splice(0)) {
+      const { group } = place
+      group.remove(place)
+      const links = known.get(group)
+      if (links === 1) known.delete(group)
+      else if (links !== undefined) known.set(group, links - 1)
+    }
     for (const route of entry.routes) if (this.#byRoute.get(route)?.size === 0) this.#byRoute.delete(route)
+  }
+
+  /** A link has gone or announces other routes: others of the same client may have room for what was ignored. */
+  #useIgnored(changed: IndexedClient): void {
+    const { entries, groups } = this.#ownerOf(changed)
+    for (const entry of entries) {
+      if (groups.size >= this.#routesPerClient) return
+      if (entry === changed || entry.ignored === 0) continue
+      this.#displace(entry)
+      this.#place(entry)
+    }
+  }
+
+  #ownerOf({ client }: IndexedClient): Owner {
+    const found = this.#owners.get(client.owner)
+    if (found) return found
+    const owner: Owner = { entries: new Set(), groups: new Map() }
+    this.#owners.set(client.owner, owner)
+    return owner
   }
 
   #groupOf(route: Route): Group {

@@ -24,6 +24,8 @@ export type Client = {
   name: string
   /** Unique among the clients of this server. */
   id: string
+  /** Verified identity and name: links that have it in common are one client's, and share what it may announce. */
+  owner: string
   /** Carries one dial to the client and through its targets. Does not wait for a lost connection to come back. */
   dial: Dial
   /** Read anew whenever it is looked at. One that is down or drains is to be reported as changed when that ends. */

@@ -38,6 +38,8 @@ export type RegistryOptions = {
   /** The other replicas as a Dial. Rejects with NO_CLIENT when none of them has a client either. */
   elsewhere?: ((cluster: string) => Dial) | undefined
   observer?: RegistryObserver
+  /** Different routes that the links of a client (`Client.owner`) have together; what exceeds them is ignored. Default: any. */
+  routesPerClient?: (cluster: string) => number
   /** A number in [0, 1). */
   random?: () => number
 }
@@ -48,6 +50,8 @@ export type Registration = {
   release(): void
   /** Its state or its routes are not what they were: its link is down or up again, it drains, it responds again. */
   changed(): void
+  /** How many of its routes are ignored at present, because its client has as many as it may. */
+  readonly ignoredRoutes: number
 }
 
 /** What is kept for a cluster. At most as many as are configured. */
@@ -92,6 +96,9 @@ export class Registry extends EventEmitter<RegistryEvents> {
         const { came } = index
         index.refresh(entry)
         if (index.came !== came) this.changed(cluster)
+      },
+      get ignoredRoutes() {
+        return entry.ignored
       }
     }
   }
@@ -154,7 +161,10 @@ export class Registry extends EventEmitter<RegistryEvents> {
     const found = this.#clusters.get(cluster)
     if (found) return found
     const entry = {
-      index: new ClientIndex(this.#options.random),
+      index: new ClientIndex({
+        random: this.#options.random,
+        routesPerClient: this.#options.routesPerClient?.(cluster)
+      }),
       arriving: 0,
       waiting: new Set<() => void>()
     }

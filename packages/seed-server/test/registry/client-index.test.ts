@@ -137,7 +137,7 @@ t.test('a choice looks at so many clients, however many there are and whatever t
     [1_000, 0],
     [1_000, 64]
   ] as const) {
-    const index = new ClientIndex(seeded())
+    const index = new ClientIndex({ random: seeded() })
     const all = Array.from({ length: count }, (_, number) => {
       // All of them fit: some with a route of their own, all with one of everybody.
       const own = Array.from({ length: announce }, (_, at) => `10.${at}.${number >> 8}.${number & 255}`)
@@ -155,7 +155,7 @@ t.test('a choice looks at so many clients, however many there are and whatever t
 })
 
 t.test('one that is well is found among any number that are not', async t => {
-  const index = new ClientIndex(seeded())
+  const index = new ClientIndex({ random: seeded() })
   const all = Array.from({ length: 500 }, (_, number) => client(`${number}`, { routes: ['10.0.0.0/8'] }))
   const entries = all.map(({ client }) => index.add(client))
   for (const { state, client } of all) if (client.name !== '123') state.silent = true
@@ -180,7 +180,7 @@ t.test('one that is well is found among any number that are not', async t => {
 })
 
 t.test('of more clients than are compared the load is still even', async t => {
-  const index = new ClientIndex(seeded())
+  const index = new ClientIndex({ random: seeded() })
   const all = Array.from({ length: 100 }, (_, number) => client(`${number}`))
   for (const { client } of all) index.add(client)
 
@@ -197,7 +197,7 @@ t.test('of more clients than are compared the load is still even', async t => {
 })
 
 t.test('a client costs its own routes when it comes, changes and goes, not those of others', async t => {
-  const index = new ClientIndex(seeded())
+  const index = new ClientIndex({ random: seeded() })
   const others = Array.from({ length: 1_000 }, (_, number) => client(`${number}`, { routes: ['10.0.0.0/8'] }))
   for (const { client } of others) index.add(client)
   for (const one of others) one.looks = 0
@@ -214,4 +214,85 @@ t.test('a client costs its own routes when it comes, changes and goes, not those
     others.reduce((sum, { looks }) => sum + looks, 0),
     0
   )
+})
+
+/** An index where each client has three different routes, and links of the client `one` beside one of another client. */
+function links(...announced: string[][]) {
+  const index = new ClientIndex({ routesPerClient: 3 })
+  const own = announced.map((routes, number) => client(`link${number}`, { owner: 'one', routes }))
+  const entries = own.map(({ client }) => index.add(client))
+  index.add(client('other', { streams: 9 }).client)
+  /** Whether a dial to this host prefers a link of `one` by a route, though it has more streams. */
+  const uses = (host: string): boolean => {
+    for (const { state } of own) state.streams = 99
+    return index.best(host, [health.WELL])?.client.owner === 'one'
+  }
+  const announce = (at: number, ...routes: string[]): void => {
+    own[at]!.routes = routesOf(routes)
+    index.refresh(entries[at]!)
+  }
+  return { index, entries, uses, announce, ignored: () => entries.map(({ ignored }) => ignored) }
+}
+
+t.test('all links of a client together have so many routes: one less, as many, one more', async t => {
+  for (const [second, ignored, used] of [
+    [['10.0.3.0/24'].slice(1), 0, []],
+    [['10.0.3.0/24'], 0, ['10.0.3.1']],
+    [['10.0.3.0/24', '10.0.4.0/24'], 1, ['10.0.3.1']]
+  ] as const) {
+    const one = links(['10.0.1.0/24', '10.0.2.0/24'], [...second])
+    t.same(one.ignored(), [0, ignored])
+    for (const host of ['10.0.1.1', '10.0.2.1', ...used]) t.ok(one.uses(host), host)
+    t.notOk(one.uses('10.0.4.1'))
+  }
+})
+
+t.test('a route that several links of a client announce counts once, however it is written', async t => {
+  const all = ['10.0.1.0/24', 'node-1', '*.example.com']
+  const { ignored, announce, uses } = links(all, all, [...all, 'NODE-1.', '10.0.1.0/24'])
+  t.same(ignored(), [0, 0, 0])
+
+  announce(1, ...all, '10.0.2.0/24', '10.0.3.0/24')
+  t.same(ignored(), [0, 2, 0])
+  t.notOk(uses('10.0.2.1'))
+})
+
+t.test('the routes of one client take nothing from another one', async t => {
+  const index = new ClientIndex({ routesPerClient: 1 })
+  const [a, b] = ['a', 'b'].map(name => index.add(client(name, { routes: [name] }).client))
+  t.same([a!.ignored, b!.ignored], [0, 0])
+})
+
+t.test('routes that are given back make room for those that were ignored', async t => {
+  const { index, entries, uses, announce, ignored } = links(
+    ['10.0.1.0/24', '10.0.2.0/24'],
+    ['10.0.3.0/24', '10.0.4.0/24'],
+    ['10.0.5.0/24', '10.0.1.0/24']
+  )
+  t.same(ignored(), [0, 1, 1])
+
+  announce(0, '10.0.2.0/24')
+  t.same(ignored(), [0, 1, 1], 'another link has the route still')
+  announce(2, '10.0.5.0/24')
+  t.same(ignored(), [0, 1, 0], 'its own ignored one comes first')
+  t.ok(uses('10.0.5.1'))
+  t.notOk(uses('10.0.4.1'))
+
+  index.remove(entries[0]!)
+  t.same(ignored(), [0, 0, 0])
+  t.ok(uses('10.0.4.1'), 'the link that left made room')
+  t.notOk(uses('10.0.2.1'))
+
+  index.remove(entries[1]!)
+  index.remove(entries[2]!)
+  t.equal(index.size, 1)
+  const anew = index.add(client('again', { owner: 'one', routes: ['a', 'b', 'c'] }).client)
+  t.equal(anew.ignored, 0)
+})
+
+t.test('with no routes allowed a client serves as one that announced none', async t => {
+  const index = new ClientIndex({ routesPerClient: 0 })
+  const entry = index.add(client('a', { routes: ['10.0.0.0/8'] }).client)
+  t.equal(entry.ignored, 1)
+  t.equal(order(index), 'a')
 })

@@ -4,9 +4,17 @@ import type { Dial } from '@tendril/common'
 import { type Route, readRoute } from '@tendril/common/policy/routes'
 import type { Client } from '../../src/registry/client.js'
 
-export type Traits = Partial<Client['state']> & { cluster?: string; routes?: string[]; dial?: Dial }
+export type Traits = Partial<Client['state']> & {
+  cluster?: string
+  owner?: string
+  routes?: string[]
+  dial?: Dial
+}
 
-export function client(name: string, { cluster = 'demo', routes = [], dial, ...state }: Traits = {}) {
+export function client(
+  name: string,
+  { cluster = 'demo', owner = name, routes = [], dial, ...state }: Traits = {}
+) {
   const asked: number[] = []
   const stream = new PassThrough()
   const own = {
@@ -21,6 +29,7 @@ export function client(name: string, { cluster = 'demo', routes = [], dial, ...s
     cluster,
     name,
     id: name,
+    owner,
     dial: async (target, options) => {
       asked.push(options.timeoutMs ?? 0)
       return dial ? dial(target, options) : stream
