@@ -58,6 +58,67 @@ export class CountedLimitPerKey {
   }
 }
 
+/**
+ * One limit that several parties share although none of them can be made to give anything back. Half of it is divided
+ * equally between them and kept for each, whether or not it uses it; the other half is for whoever comes first. So one
+ * party alone may have more than half, and whatever all others have, each still gets what is kept for it.
+ */
+export class SharedLimit {
+  readonly limit: number
+  /** What each party can have in any case: at least one if the limit is that large. */
+  readonly keptForEach: number
+  readonly #name: LimitName
+  readonly #onRefused: ((party: string) => void) | undefined
+  readonly #counts: Map<string, number>
+  #count = 0
+  /** Of these, what parties have beyond what is kept for them. */
+  #beyond = 0
+
+  /** `parties`: all there can be; others are refused. */
+  constructor(
+    limit: number,
+    parties: readonly string[],
+    name: LimitName,
+    onRefused?: (party: string) => void
+  ) {
+    this.limit = limit
+    this.keptForEach = Math.floor(limit / parties.length / (limit < 2 * parties.length ? 1 : 2))
+    this.#name = name
+    this.#onRefused = onRefused
+    this.#counts = new Map(parties.map(party => [party, 0]))
+  }
+
+  /** What all parties have. */
+  get count(): number {
+    return this.#count
+  }
+
+  /** @throws TunnelError OVERLOADED when nothing is left that this party may have, with the key and its value. */
+  acquire(party: string): Release {
+    const count = this.#counts.get(party) ?? Infinity
+    if (count >= this.keptForEach && this.#beyond >= this.limit - this.keptForEach * this.#counts.size) {
+      this.#onRefused?.(party)
+      throw new TunnelError('OVERLOADED', this.#refusal())
+    }
+    this.#add(party, 1)
+    return once(() => this.#add(party, -1))
+  }
+
+  #add(party: string, change: 1 | -1): void {
+    const before = this.#counts.get(party) ?? 0
+    const beyond = (count: number): number => Math.max(0, count - this.keptForEach)
+    this.#counts.set(party, before + change)
+    this.#count += change
+    this.#beyond += beyond(before + change) - beyond(before)
+  }
+
+  #refusal(): string {
+    const { key, counted } = this.#name
+    if (this.#count >= this.limit) return `${key}: ${this.limit} ${counted}`
+    return `${key}: ${this.#count} of ${this.limit} ${counted}, what is left is kept for other clusters`
+  }
+}
+
 /** Acquires from the first to the last, or, when one refuses, nothing. */
 export function acquireAll(acquires: readonly (() => Release)[]): Release {
   const releases: Release[] = []

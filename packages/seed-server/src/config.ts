@@ -64,14 +64,14 @@ const tls = (who: string, opened: string, more?: string) => ({
   }).default(true)
 })
 
-const limits = {
+const limits = (maxConnections: string) => ({
   headerLimit: size({
     about: 'Largest HTTP request header; a larger one is answered 431.',
     min: '256B',
     max: '1MiB'
   }).prefault('8KiB'),
   maxConnections: count({
-    about: 'Connections open at once; one more is refused.',
+    about: `Connections open at once; one more is refused. ${maxConnections}`,
     min: 1,
     max: 1_000_000
   }).default(8192),
@@ -81,7 +81,11 @@ const limits = {
     min: 1,
     max: 1_000_000
   }).default(2048)
-}
+})
+
+/** How the clusters of a server share a limit (SharedLimit). */
+const SHARED =
+  'Half of it is kept for the clusters, the same number for each, and the other half is for those that ask first: with two clusters each may use three quarters, with ten each may use 55 %, and what is kept for a cluster no other one can take.'
 
 /** What one cluster may use of a server that serves several. */
 const clusterLimits = section(
@@ -89,10 +93,10 @@ const clusterLimits = section(
   {
     links: count({
       about:
-        'Most links of its clients, including those that are down and may be resumed. A client has one link for each of its `connections` to each server.',
+        'Most links of its clients, including those that are down and may be resumed. A client has one link for each of its `connections` to each server. Without this key only `link.linkLimit` limits them, which clusters share.',
       min: 1,
       max: 1_000_000
-    }).default(2048),
+    }).optional(),
     linksPerClient: count({
       about:
         'Most links of one client, which is one certificate subject and one `name`. At least the `connections` of the client. With twice that, a client that was killed can connect again before the server has noticed that its old links are lost.',
@@ -107,13 +111,13 @@ const clusterLimits = section(
     }).default(64),
     connections: count({
       about:
-        'Most connections of its clients to the tunnel, from the TLS handshake on. Twice `links` lets all clients replace their connections at once.',
+        'Most connections of its clients to the tunnel, from the TLS handshake on. Twice `links` lets all clients replace their connections at once. Without this key only `tunnel.maxConnections` limits them, which clusters share.',
       min: 1,
       max: 1_000_000
-    }).default(4096),
+    }).optional(),
     streams: count({
       about:
-        'Most streams, open or being dialled, of all its callers together. Set it below `maxConnections` of a front that it shares with other clusters.',
+        'Most streams, open or being dialled, of all its callers together. At a front that several clusters share, `fronts[].maxConnections` limits them as well.',
       min: 1,
       max: 1_000_000
     }).default(6144),
@@ -153,7 +157,9 @@ const tunnel = section(
       min: '100ms',
       max: '5m'
     }).prefault('10s'),
-    ...limits
+    ...limits(
+      `Connections of clients and of other servers count from the end of the TLS handshake. ${SHARED} Other servers count as one cluster more.`
+    )
   }
 )
 
@@ -197,7 +203,9 @@ const front = section('', {
     min: '0ms',
     max: '1s'
   }).prefault('50ms'),
-  ...limits
+  ...limits(
+    `At a front that several clusters share, \`maxPending\` of them (half at most) are for connections without a request, and the others for streams, which the clusters share. ${SHARED}`
+  )
 })
 
 const cluster = section('', {

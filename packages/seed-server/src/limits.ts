@@ -1,5 +1,6 @@
 /**
- * What each cluster may use of this process, and what all may together: counts and rates. Bytes are shared by FairBudget.
+ * What each cluster may use of this process, and what all may together: counts and rates. Bytes are shared by FairBudget,
+ * the totals of links, connections and of streams at one front by SharedLimit.
  * Names of clusters and clients are free, so it is the limits of the cluster that protect other clusters.
  */
 import type { Clock, Dial } from '@tendril/common'
@@ -9,24 +10,30 @@ import {
   CountedLimitPerKey,
   type LimitName,
   type Release,
+  SharedLimit,
   acquireAll
 } from '@tendril/common/counted-limit'
 import { TokenBucket } from '@tendril/common/token-bucket'
-import type { ClusterConfig } from './config.js'
+import type { ClusterConfig, FrontConfig } from './config.js'
 import type { LimitLabel } from './metrics.js'
 
 export type LimitsOptions = {
   clusters: readonly Pick<ClusterConfig, 'name' | 'limits'>[]
-  /** Links of all clusters and peers together. */
+  /** The name that the links and connections of other servers have, if there can be any. They share like one cluster more. */
+  peers?: string | undefined
+  /** Links of all clusters and peers together: `link.linkLimit`. */
   linkLimit: number
+  /** Connections of all clusters and peers together: `tunnel.maxConnections`. */
+  maxConnections: number
   onRefused: (event: { limit: LimitLabel; cluster?: string }) => void
   clock?: Clock
 }
 
+/** `links` and `connections` only where the cluster has limits of its own. */
 type ClusterLimits = {
-  links: CountedLimit
+  links: CountedLimit | undefined
   linksPerClient: CountedLimitPerKey
-  connections: CountedLimit
+  connections: CountedLimit | undefined
   streams: CountedLimit
   dials: TokenBucket
   routesPerClient: number
@@ -34,13 +41,25 @@ type ClusterLimits = {
 
 export class Limits {
   readonly #onRefused: LimitsOptions['onRefused']
-  readonly #links: CountedLimit
+  readonly #links: SharedLimit
+  readonly #connections: SharedLimit
   readonly #clusters: Map<string, ClusterLimits>
 
-  constructor({ clusters, linkLimit, onRefused, clock = systemClock }: LimitsOptions) {
+  constructor(options: LimitsOptions) {
+    const { clusters, peers, linkLimit, maxConnections, onRefused, clock = systemClock } = options
     this.#onRefused = onRefused
-    this.#links = new CountedLimit(linkLimit, { key: 'link.linkLimit', counted: 'links are open' }, () =>
-      onRefused({ limit: 'linkLimit' })
+    const parties = [...clusters.map(({ name }) => name), ...(peers === undefined ? [] : [peers])]
+    this.#links = new SharedLimit(
+      linkLimit,
+      parties,
+      { key: 'link.linkLimit', counted: 'links are open' },
+      cluster => onRefused({ limit: 'linkLimit', cluster })
+    )
+    this.#connections = new SharedLimit(
+      maxConnections,
+      parties,
+      { key: 'tunnel.maxConnections', counted: 'connections are open' },
+      cluster => onRefused({ limit: 'maxConnections', cluster })
     )
     this.#clusters = new Map(clusters.map(({ name, limits }) => [name, this.#newLimits(name, limits, clock)]))
   }
@@ -51,23 +70,41 @@ export class Limits {
    */
   acquireLink(cluster: string, client: string): Release {
     const limits = this.#clusters.get(cluster)
+    const { linksPerClient, links } = limits ?? {}
     return acquireAll([
-      ...(limits ? [() => limits.linksPerClient.acquire(client), () => limits.links.acquire()] : []),
-      () => this.#links.acquire()
+      ...(linksPerClient ? [() => linksPerClient.acquire(client)] : []),
+      ...(links ? [() => links.acquire()] : []),
+      () => this.#links.acquire(cluster)
     ])
   }
 
-  /** A connection whose certificate is that of a client. @throws TunnelError OVERLOADED */
+  /** A connection whose certificate is that of a client or of another server. @throws TunnelError OVERLOADED */
   acquireConnection(cluster: string): Release {
-    return this.#clusters.get(cluster)?.connections.acquire() ?? (() => {})
+    const own = this.#clusters.get(cluster)?.connections
+    return acquireAll([...(own ? [() => own.acquire()] : []), () => this.#connections.acquire(cluster)])
+  }
+
+  /**
+   * What the clusters that are reached through one front may have open there together. Connections without a complete
+   * request are not among them, and as many as there may be of these are left for them.
+   */
+  sharedFront(
+    { name, maxConnections, maxPending }: Pick<FrontConfig, 'name' | 'maxConnections' | 'maxPending'>,
+    clusters: readonly string[]
+  ): SharedLimit {
+    const limit = Math.max(maxConnections - maxPending, Math.ceil(maxConnections / 2))
+    const key = `fronts[${name}].maxConnections`
+    return new SharedLimit(limit, clusters, { key, counted: 'streams are open' }, cluster =>
+      this.#onRefused({ limit: 'maxConnections', cluster })
+    )
   }
 
   /** `dial` into a cluster, within what its callers may open. The stream counts until it is closed. */
-  dial(cluster: string, dial: Dial): Dial {
+  dial(cluster: string, dial: Dial, front?: SharedLimit): Dial {
     const limits = this.#clusters.get(cluster)
     if (!limits) return dial
     return async (target, options) => {
-      const release = this.#acquireStream(cluster, limits)
+      const release = this.#acquireStream(cluster, limits, front)
       try {
         const stream = await dial(target, options)
         if (stream.closed) release()
@@ -93,8 +130,8 @@ export class Limits {
     return { routes: announced.slice(0, limit), ignored }
   }
 
-  #acquireStream(cluster: string, { streams, dials }: ClusterLimits): Release {
-    const release = streams.acquire()
+  #acquireStream(cluster: string, { streams, dials }: ClusterLimits, front?: SharedLimit): Release {
+    const release = acquireAll([() => streams.acquire(), ...(front ? [() => front.acquire(cluster)] : [])])
     if (dials.take()) return release
     release()
     this.#onRefused({ limit: 'dialsPerSecond', cluster })
@@ -105,17 +142,24 @@ export class Limits {
   #newLimits(cluster: string, limits: ClusterConfig['limits'], clock: Clock): ClusterLimits {
     const make = (
       limit: 'links' | 'linksPerClient' | 'connections' | 'streams',
+      most: number,
       counted: string
     ): ConstructorParameters<typeof CountedLimit> => [
-      limits[limit],
+      most,
       nameOf(cluster, limit, counted),
       () => this.#onRefused({ limit, cluster })
     ]
+    const { links, linksPerClient, connections, streams } = limits
     return {
-      links: new CountedLimit(...make('links', 'links are open')),
-      linksPerClient: new CountedLimitPerKey(...make('linksPerClient', 'links of this client are open')),
-      connections: new CountedLimit(...make('connections', 'connections are open')),
-      streams: new CountedLimit(...make('streams', 'streams are open')),
+      links: links === undefined ? undefined : new CountedLimit(...make('links', links, 'links are open')),
+      linksPerClient: new CountedLimitPerKey(
+        ...make('linksPerClient', linksPerClient, 'links of this client are open')
+      ),
+      connections:
+        connections === undefined
+          ? undefined
+          : new CountedLimit(...make('connections', connections, 'connections are open')),
+      streams: new CountedLimit(...make('streams', streams, 'streams are open')),
       dials: new TokenBucket(limits.dialsPerSecond, clock),
       routesPerClient: limits.routesPerClient
     }

@@ -31,6 +31,7 @@ export const LIMIT_LABELS = [
   'streams',
   'dialsPerSecond',
   'linkLimit',
+  'maxConnections',
   'maxPending'
 ] as const
 

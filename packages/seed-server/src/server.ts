@@ -119,7 +119,9 @@ export class Server implements House {
     }
     this.#limits = new Limits({
       clusters,
+      peers: (peers ?? siblings) && EVERY_CLUSTER,
       linkLimit: link.linkLimit,
+      maxConnections: config.tunnel.maxConnections,
       onRefused: event => this.#counts.limitRefused(event)
     })
     this.#routes = new Map(
@@ -306,6 +308,11 @@ export class Server implements House {
     const serverNames = Object.fromEntries(
       clusters.flatMap(({ name, serverNames }) => serverNames.map(serverName => [serverName, name]))
     )
+    const reached = clusters.filter(({ serverNames }) => serverNames.length > 0).map(({ name }) => name)
+    const shared =
+      front.cluster === undefined && clusters.length > 1
+        ? this.#limits.sharedFront(front, reached)
+        : undefined
     return listenFront({
       name: front.name,
       listen: front.listen,
@@ -323,7 +330,7 @@ export class Server implements House {
         serverNames,
         clusters: clusters.map(({ name }) => name)
       }),
-      dial: cluster => this.#limits.dial(cluster, this.#registry.dial(cluster)),
+      dial: cluster => this.#limits.dial(cluster, this.#registry.dial(cluster), shared),
       headerLimitBytes: front.headerLimit,
       headerTimeoutMs: front.headerTimeout,
       dialTimeoutMs: front.dialTimeout,

@@ -65,10 +65,8 @@ t.test('the least that works is a tunnel and a cluster', async t => {
 
 t.test('what one cluster may use has defaults, and each can be set', async t => {
   const defaults = {
-    links: 2_048,
     linksPerClient: 8,
     routesPerClient: 64,
-    connections: 4_096,
     streams: 6_144,
     dialsPerSecond: 2_000
   }
@@ -79,7 +77,9 @@ t.test('what one cluster may use has defaults, and each can be set', async t => 
 
   t.same(clusters[0]?.limits, defaults)
   t.same(clusters[1]?.limits, { ...defaults, links: 1, dialsPerSecond: 7 })
-  for (const key of Object.keys(defaults).filter(key => key !== 'routesPerClient')) {
+  for (const key of ['links', 'connections', ...Object.keys(defaults)].filter(
+    key => key !== 'routesPerClient'
+  )) {
     t.match(await complaints(t, `${TUNNEL}\nclusters: [ { name: a, limits: { ${key}: 0 } } ]`), [
       new RegExp(`clusters\\[0\\]\\.limits\\.${key}: expected a whole number from 1 to 1000000`)
     ])

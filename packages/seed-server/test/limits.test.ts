@@ -2,6 +2,7 @@ import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { type Dial, TunnelError } from '@tendril/common'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
+import { seedSchema } from '../src/config.js'
 import { Limits } from '../src/limits.js'
 
 const SMALL = {
@@ -14,7 +15,7 @@ const SMALL = {
 }
 const target = { proto: 'tcp' as const, host: 'h', port: 1 }
 
-function make(limits: Partial<typeof SMALL> = {}, linkLimit = 100) {
+function make(limits: Partial<typeof SMALL> = {}, linkLimit = 100, maxConnections = 100) {
   const clock = new FakeClock()
   const refused: string[] = []
   const made = new Limits({
@@ -22,8 +23,10 @@ function make(limits: Partial<typeof SMALL> = {}, linkLimit = 100) {
       { name: 'a', limits: { ...SMALL, ...limits } },
       { name: 'b', limits: { ...SMALL, ...limits } }
     ],
+    peers: '*',
     linkLimit,
-    onRefused: ({ limit, cluster }) => refused.push(cluster === undefined ? limit : `${cluster} ${limit}`),
+    maxConnections,
+    onRefused: ({ limit, cluster }) => refused.push(`${cluster ?? 'no cluster'} ${limit}`),
     clock
   })
   return { clock, refused, limits: made }
@@ -78,30 +81,114 @@ t.test('a refused link leaves nothing counted', async t => {
   t.doesNotThrow(() => limits.acquireLink('a', 'one'))
 })
 
-t.test('links of other servers count only for the process', async t => {
-  const { limits, refused } = make({ links: 1 }, 3)
+t.test('links of other servers share the total like one cluster more', async t => {
+  const { limits, refused } = make({ links: 1 }, 5)
   for (let count = 0; count < 3; count++) limits.acquireLink('*', 'server')
 
   t.throws(() => limits.acquireLink('*', 'server'), {
     code: 'OVERLOADED',
-    detail: 'link.linkLimit: 3 links are open'
+    detail: 'link.linkLimit: 3 of 5 links are open, what is left is kept for other clusters'
   })
-  t.same(refused, ['linkLimit'])
+  t.same(refused, ['* linkLimit'])
 })
 
-t.test('connections of a cluster are bounded; those of servers are not', async t => {
-  const { limits, refused } = make()
-  const first = limits.acquireConnection('a')
-  limits.acquireConnection('a')
+t.test(
+  'connections of a cluster are bounded; those of servers share the total like one cluster more',
+  async t => {
+    const { limits, refused } = make()
+    const first = limits.acquireConnection('a')
+    limits.acquireConnection('a')
 
-  t.throws(() => limits.acquireConnection('a'), {
-    code: 'OVERLOADED',
-    detail: 'clusters[a].limits.connections: 2 connections are open'
+    t.throws(() => limits.acquireConnection('a'), {
+      code: 'OVERLOADED',
+      detail: 'clusters[a].limits.connections: 2 connections are open'
+    })
+    // Of 100 one sixth is kept for each of a, b and the servers.
+    for (let count = 0; count < 100 - 2 * 16; count++) limits.acquireConnection('*')
+    t.throws(() => limits.acquireConnection('*'), {
+      code: 'OVERLOADED',
+      detail: 'tunnel.maxConnections: 70 of 100 connections are open, what is left is kept for other clusters'
+    })
+    first()
+    t.doesNotThrow(() => limits.acquireConnection('a'))
+    t.same(refused, ['a connections', '* maxConnections'])
+  }
+)
+
+const TLS = { cert: 'tls.crt', key: 'tls.key', clientCa: 'ca.crt' }
+
+/** The limits of a server that serves these clusters at one front, with all that can be left out left out. */
+function byDefault(clusters: string[]) {
+  const config = seedSchema.parse({
+    tunnel: { listen: '127.0.0.1:0', tls: TLS },
+    fronts: [{ name: 'front', listen: '127.0.0.1:0', tls: TLS }],
+    clusters: clusters.map(name => ({ name, serverNames: [`${name}.example.org`] }))
   })
-  for (let count = 0; count < 10; count++) limits.acquireConnection('*')
-  first()
-  t.doesNotThrow(() => limits.acquireConnection('a'))
-  t.same(refused, ['a connections'])
+  const { linkLimit } = config.link
+  const { maxConnections } = config.tunnel
+  const clock = new FakeClock()
+  const limits = new Limits({
+    clusters: config.clusters,
+    linkLimit,
+    maxConnections,
+    onRefused: () => {},
+    clock
+  })
+  const front = limits.sharedFront(config.fronts[0]!, clusters)
+  const open: Dial = async () => new PassThrough()
+  const links = async (cluster: string) => void limits.acquireLink(cluster, `client ${next++}`)
+  const connections = async (cluster: string) => void limits.acquireConnection(cluster)
+  const streams = async (cluster: string) => {
+    clock.tick(1)
+    await limits.dial(cluster, open, front)(target, { signal: new AbortController().signal })
+  }
+  let next = 0
+  return {
+    of: { links, connections, streams },
+    total: { links: linkLimit, connections: maxConnections, streams: front.limit }
+  }
+}
+
+/** How often it can be had. */
+async function takeAll(take: () => Promise<void>): Promise<number> {
+  for (let count = 0; ; count++) {
+    try {
+      await take()
+    } catch (error) {
+      t.equal((error as TunnelError).code, 'OVERLOADED')
+      return count
+    }
+  }
+}
+
+for (const clusters of [2, 10]) {
+  for (const what of ['links', 'connections', 'streams'] as const) {
+    t.test(
+      `by default ${clusters - 1} of ${clusters} clusters take what they can, the last has its ${what}`,
+      async t => {
+        const names = Array.from({ length: clusters }, (_, at) => `c${at}`)
+        const { of, total } = byDefault(names)
+        const greedy = names.slice(1)
+
+        const first = await takeAll(() => of[what](greedy[0]!))
+        for (const name of greedy) await takeAll(() => of[what](name))
+        const left = await takeAll(() => of[what](names[0]!))
+
+        t.ok(first > total[what] / 2, `one alone has ${first} of ${total[what]}`)
+        t.equal(left, Math.floor(total[what] / clusters / 2), 'half of an equal part')
+      }
+    )
+  }
+}
+
+t.test('1000 clients with 3 connections fit by default, alone and beside another cluster', async t => {
+  const { of } = byDefault(['a', 'b'])
+  for (let count = 0; count < 3_000; count++) await of.links('a')
+  t.equal(await takeAll(() => of.links('b')), 1_096)
+
+  const alone = byDefault(['a'])
+  for (let count = 0; count < 4_096; count++) await alone.of.links('a')
+  await t.rejects(alone.of.links('a'), { code: 'OVERLOADED', detail: 'link.linkLimit: 4096 links are open' })
 })
 
 t.test('streams count while they are dialled and open, over all dials into the cluster', async t => {

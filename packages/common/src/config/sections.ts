@@ -143,7 +143,7 @@ export const acceptedLinkSection = section(LINK_ABOUT, {
   ...linkKeys,
   linkLimit: count({
     about:
-      'Most links at once, including those that are down and may be resumed; one more is refused with OVERLOADED. With `workers` each worker has this limit. `clusters[].limits.links` is the limit of one cluster.',
+      'Most links at once, including those that are down and may be resumed; one more is refused with OVERLOADED. Clients need one for each of their `connections`: 1000 clients with 3 need 3000. Half of it is kept for the clusters, the same number for each, and the other half is for those that ask first: a single cluster may use all, each of two three quarters, each of ten 55 %, and what is kept for a cluster no other one can take. Other servers count as one cluster more. With `workers` each worker has this limit.',
     min: 1,
     max: 1_000_000
   }).default(4096)
