@@ -8,6 +8,7 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { figure, took } from '../chaos/traffic.js'
 import { httpGet } from '../support/apiserver.js'
+import { delayRelay } from '../support/delay.js'
 import { house, type Settings, type TestHouse } from '../support/house.js'
 import { until } from '../support/process.js'
 import { blackHole, echoTarget, podTarget, refusedPort } from '../support/targets.js'
@@ -148,6 +149,28 @@ t.test('one server is replaced: callers at the other notice nothing, nor those w
   // Back, and perhaps without the client as yet.
   await peersAre(first!, 1)
   t.equal(await get(home, pod.addr, 0), 200)
+})
+
+t.test('fronts open when peers have been reached: the first caller of a server is served', async t => {
+  const first = { host: '127.0.0.1', port: 0 }
+  // To connect over it takes far longer than a server takes to open its fronts.
+  const slow = await delayRelay(t, { to: first, delayMs: 50 })
+  const home = await house(t, {
+    servers: 2,
+    shoot: onlyAt(0),
+    seed: (settings, index) => {
+      if (index > 0) return quick({ ...settings, peers: { static: [`${slow.host}:${slow.port}`] } })
+      first.port = Number(/\d+$/.exec((settings['tunnel'] as { listen: string }).listen)?.[0])
+      return quick(settings)
+    }
+  })
+  const pod = await podTarget(t)
+  const [, second] = home.replicas
+  await second!.server.stop()
+
+  await second!.server.start()
+
+  t.equal(await get(home, pod.addr, 1), 200)
 })
 
 t.test('clients are told who the members are: when one drains, and when one comes', async t => {

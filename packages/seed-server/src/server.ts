@@ -38,7 +38,7 @@ import { Limits } from './limits.js'
 import { type ServerMetrics, createServerMetrics } from './metrics.js'
 import { type PeersConfig, withoutNeedlessBrackets } from './peers-config.js'
 import { leaseSource } from './peers/leases.js'
-import { Peers } from './peers/peers.js'
+import { FIRST_ATTEMPTS_MS, Peers } from './peers/peers.js'
 import { type PeerSource, dnsSource, staticSource } from './peers/source.js'
 import { Announcements } from './registry/announcements.js'
 import { type Registration, Registry } from './registry/registry.js'
@@ -186,7 +186,7 @@ export class Server implements House {
       })
     }
     // Callers come last: peers and clients learn of this server (`members`) while its fronts are still closed, so that a
-    // dial at a front that has just opened finds links, or at least clients that are connecting. A member takes
+    // dial at a front that has just opened finds links to peers, or at least clients that are connecting. A member takes
     // links and dials of peers; that callers can come is announced by the last `listening` line and by readiness.
     const certificates = await this.#bundle(tunnel.tls)
     this.#admitted = new AdmittedCertificates({
@@ -243,7 +243,11 @@ export class Server implements House {
       })
       logListening(this.#log, 'siblings', { path: this.#siblings.own })
     }
-    this.#peers?.start()
+    if (this.#peers) {
+      this.#peers.start()
+      if (!(await this.#peers.firstAttempts()))
+        this.#log.warn({ waitedMs: FIRST_ATTEMPTS_MS }, 'opening fronts before all peers have answered')
+    }
     for (const config of fronts) {
       const front = await this.#openFront(config, certificates)
       this.#fronts.push(front)

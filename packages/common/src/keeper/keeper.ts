@@ -422,8 +422,8 @@ export class Keeper {
   /** Counts and tells a failure. Returns how long to wait. */
   #failed(state: DoorState, error: TunnelError): number {
     const { log, onEnd } = this.#options
-    onEnd?.(error)
     state.lastError = error
+    onEnd?.(error)
     const mends = mendsItself(error)
     const delayMs = state.nudged ? 0 : mends ? state.backoff.delayAfter(0) : state.backoff.slowDelay()
     const fields = {

@@ -70,16 +70,21 @@ class LeaseSource implements PeerSource {
     this.#name = `tendril-${options.holder}`
   }
 
-  start(tell: (addresses: readonly string[]) => void): void {
+  start(tell: (addresses: readonly string[]) => void, onFailure: () => void): void {
     this.#tell = tell
     this.#renewing = this.#repeat(this.#leaving.signal, 'own lease not renewed, trying again', async () => {
       await this.#renew()
       this.#look()
       await this.#wait(this.#durationMs / RENEWALS, this.#leaving.signal)
     })
-    this.#watching = this.#repeat(this.#over.signal, 'leases of peers not read, trying again', () =>
-      this.#follow()
-    )
+    this.#watching = this.#repeat(this.#over.signal, 'leases of peers not read, trying again', async () => {
+      try {
+        await this.#follow()
+      } catch (error) {
+        onFailure()
+        throw error
+      }
+    })
   }
 
   leave(): Promise<void> {

@@ -57,6 +57,9 @@ export type PeersOptions = AnswerOptions & {
 /** Changes are told together: a replica that starts connects to all others at once. In milliseconds. */
 export const MEMBERS_DELAY_MS = 50
 
+/** Longest wait of a start for the first attempts to reach the peers, in milliseconds. A host that is off answers nothing. */
+export const FIRST_ATTEMPTS_MS = 3_000
+
 /** A peer is missed more than a server by its clients, and there are few of them. */
 const BACKOFF_CAP_MS = 5_000
 
@@ -83,7 +86,12 @@ export class Peers {
   readonly #siblings = new Set<string>()
   /** Ids of servers that said who their siblings are: another one behind their address does not mean that they are gone. */
   readonly #shared = new Set<string>()
+  /** The source has answered once, or failed once. */
+  #sourceAsked = false
+  /** Those who wait for the first attempts. */
+  readonly #waiting = new Set<() => void>()
   #draining = false
+  #stopped = false
   #told: readonly string[] = []
   #tellTimer: Timer | undefined
 
@@ -112,6 +120,7 @@ export class Peers {
       newLine: (server, slot, onChange) => this.#newLine(server, slot, onChange),
       newBackoff: () => createBackoff({ capMs: BACKOFF_CAP_MS }),
       clock,
+      onEnd: () => this.#wakeWaiting(),
       // Attempts are for debugging; who came and who went is said here.
       log: {
         debug: (fields, message) => log.debug(fields, message),
@@ -146,7 +155,47 @@ export class Peers {
 
   start(): void {
     for (const address of this.#options.siblings ?? []) this.#open(address, true)
-    this.#options.source.start(addresses => this.#found(addresses))
+    const onSourceAsked = (): void => {
+      this.#sourceAsked = true
+      this.#wakeWaiting()
+    }
+    this.#options.source.start(addresses => {
+      this.#found(addresses)
+      onSourceAsked()
+    }, onSourceAsked)
+  }
+
+  /**
+   * Resolves with true when the source has been asked once and each peer that it named is connected, or one attempt to
+   * reach it has failed; with false after `timeoutMs`, or when all is stopped before.
+   */
+  firstAttempts(timeoutMs = FIRST_ATTEMPTS_MS): Promise<boolean> {
+    return new Promise(resolve => {
+      const end = (done: boolean): void => {
+        timer.cancel()
+        this.#waiting.delete(look)
+        resolve(done)
+      }
+      const look = (): void => {
+        if (this.#stopped || this.#firstAttemptsMade) end(!this.#stopped)
+      }
+      const timer = this.#clock.after(timeoutMs, () => end(false))
+      this.#waiting.add(look)
+      look()
+    })
+  }
+
+  get #firstAttemptsMade(): boolean {
+    const { doors, lines } = this.#keeper
+    const opening = lines.some(({ up, session }) => up && session.state === 'greeting')
+    const tried = doors.every(
+      ({ name, up, lastError }) => up || lastError !== undefined || this.#own.has(name)
+    )
+    return this.#sourceAsked && tried && !opening
+  }
+
+  #wakeWaiting(): void {
+    for (const look of [...this.#waiting]) look()
   }
 
   /** A peer's link, before anything was received on it: answers what it dials. */
@@ -194,6 +243,8 @@ export class Peers {
 
   /** Ends all lines. Safe to call twice. */
   async stop(): Promise<void> {
+    this.#stopped = true
+    this.#wakeWaiting()
     this.#tellTimer?.cancel()
     await this.#options.source.stop()
     this.#keeper.stop(new TunnelError('DRAINING', 'the server stops'))
@@ -243,6 +294,7 @@ export class Peers {
         this.#own.add(address)
         this.#doors.delete(address)
         release()
+        this.#wakeWaiting()
         throw new TunnelError('CLOSED', `${address} is this server itself`)
       }
     })
@@ -307,6 +359,7 @@ export class Peers {
   }
 
   #tellSoon(): void {
+    this.#wakeWaiting()
     this.#tellTimer ??= this.#clock.after(MEMBERS_DELAY_MS, () => this.#tell())
   }
 

@@ -9,8 +9,11 @@ import { type Resolve, createResolve } from '@tendril/common/resolve'
 import { formatAuthority } from '@tendril/common/wire/authority'
 
 export interface PeerSource {
-  /** Tells all addresses (`host:port`) there are, now or soon, and again when they change. Never rejects: it retries. */
-  start(tell: (addresses: readonly string[]) => void): void
+  /**
+   * Tells all addresses (`host:port`) there are, now or soon, and again when they change. Calls `onFailure` each time that
+   * it could not find them out, and tries again.
+   */
+  start(tell: (addresses: readonly string[]) => void, onFailure: () => void): void
   /** This server leaves: whoever asks the source finds it no longer. What the source says about others stays true. */
   leave(): Promise<void>
   /** Tells nothing from here on. Safe to call twice. */
@@ -41,7 +44,7 @@ export function dnsSource(options: DnsSourceOptions): PeerSource {
   let timer: Timer | undefined
   let told: string | undefined
 
-  const ask = async (tell: (addresses: readonly string[]) => void): Promise<void> => {
+  const ask = async (tell: (addresses: readonly string[]) => void, onFailure: () => void): Promise<void> => {
     try {
       const hosts = await resolve(host, over.signal)
       if (over.signal.aborted) return
@@ -53,11 +56,12 @@ export function dnsSource(options: DnsSourceOptions): PeerSource {
       const { message } = TunnelError.from(error)
       if (message !== told) log.warn({ name: host, reason: message }, 'peers not resolved, asking again')
       told = message
+      onFailure()
     }
-    timer = clock.after(intervalMs, () => void ask(tell))
+    timer = clock.after(intervalMs, () => void ask(tell, onFailure))
   }
   return {
-    start: tell => void ask(tell),
+    start: (tell, onFailure) => void ask(tell, onFailure),
     leave: async () => {},
     async stop() {
       over.abort(new TunnelError('CLOSED', 'stopped'))

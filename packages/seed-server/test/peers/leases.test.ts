@@ -19,14 +19,19 @@ function source(t: Test, api: FakeApi, options: Partial<LeaseSourceOptions> = {}
   const told: string[] = []
   const wakes: (() => void)[] = []
   t.teardown(() => leases.stop())
-  leases.start(addresses => {
-    told.push(addresses.join(' '))
-    for (const wake of wakes.splice(0)) wake()
-  })
+  let onFailed = (): void => {}
+  const failed = new Promise<void>(resolve => (onFailed = resolve))
+  leases.start(
+    addresses => {
+      told.push(addresses.join(' '))
+      for (const wake of wakes.splice(0)) wake()
+    },
+    () => onFailed()
+  )
   const until = async (wanted: string): Promise<void> => {
     while (told.at(-1) !== wanted) await new Promise<void>(resolve => wakes.push(resolve))
   }
-  return { leases, told, until }
+  return { leases, told, until, failed }
 }
 
 t.test('its own lease says who and where, is renewed, and deleted when it leaves', async t => {
@@ -132,8 +137,8 @@ t.test('an API that is away at the start is waited for', async t => {
   const { port } = gone
   const kubeconfig = gone.kubeconfig(t)
   await gone.stop()
-  const { until, told } = source(t, gone, { kubeconfig })
-  await new Promise(resolve => setImmediate(resolve))
+  const { until, told, failed } = source(t, gone, { kubeconfig })
+  await failed
   t.same(told, [])
 
   const api = await FakeApi.start(t, port)

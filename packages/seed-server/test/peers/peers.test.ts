@@ -6,8 +6,9 @@ import { TunnelError, type Target } from '@tendril/common'
 import { LinkHost } from '@tendril/common/link/host'
 import type { Link } from '@tendril/common/link/link'
 import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
-import { MEMBERS_DELAY_MS, Peers } from '../../src/peers/peers.js'
-import type { PeerSource } from '../../src/peers/source.js'
+import { FakeClock } from '@tendril/common/test/support/fake-clock'
+import { FIRST_ATTEMPTS_MS, MEMBERS_DELAY_MS, Peers } from '../../src/peers/peers.js'
+import { type PeerSource, staticSource } from '../../src/peers/source.js'
 import { silent } from '../support.js'
 
 const target: Target = { proto: 'tcp', host: '10.0.0.5', port: 80 }
@@ -17,8 +18,9 @@ type House = {
   id: string
   peers: Peers
   host: LinkHost<{ key: string; sibling?: boolean }>
-  /** What the source says. */
+  /** What the source says, or that it cannot say anything. */
   tell: (addresses: readonly string[]) => void
+  sourceFails: () => void
   told: string[]
   left: boolean
   /** Attempts to reach somebody, by address. */
@@ -52,7 +54,7 @@ class World {
   ): House {
     const links = new Set<Link>()
     const source: PeerSource = {
-      start: tell => void (house.tell = tell),
+      start: (tell, onFailure) => void Object.assign(house, { tell, sourceFails: onFailure }),
       leave: async () => void (house.left = true),
       stop: async () => {}
     }
@@ -84,6 +86,7 @@ class World {
       peers,
       host,
       tell: () => {},
+      sourceFails: () => {},
       told: [],
       left: false,
       attempts: [],
@@ -246,6 +249,68 @@ t.test('changes that come together are told together', async t => {
   await world.until(a, 'a b c d e f')
 
   t.same(a.told, ['a b c d e f'])
+})
+
+t.test('the first attempts are made when each peer is connected or was not reached once', async t => {
+  const world = new World(t)
+  const a = world.open('a')
+  world.open('b', { clusters: ['demo'] })
+  let made = false
+  const first = a.peers.firstAttempts().then(all => (made = all))
+  await new Promise(setImmediate)
+  t.notOk(made, 'the source has named nobody yet')
+
+  a.tell(['a', 'b', 'nobody'])
+  t.equal(await first, true)
+
+  t.same([...new Set(a.attempts)].sort(), ['a', 'b', 'nobody'])
+  await a.peers.dial('demo')(target, { signal })
+  t.equal(await a.peers.firstAttempts(), true, 'nothing to wait for any more')
+})
+
+t.test('a source that cannot say who the peers are is not waited for', async t => {
+  const a = new World(t).open('a')
+  const first = a.peers.firstAttempts()
+
+  a.sourceFails()
+
+  t.equal(await first, true)
+})
+
+t.test('a peer that answers nothing is waited for as long as said, or until all is stopped', async t => {
+  const clock = new FakeClock()
+  const open = () =>
+    new Peers({
+      self: 'a',
+      source: staticSource(['hole:1']),
+      connect: (_address, signal) =>
+        new Promise((_, reject) =>
+          signal.addEventListener('abort', () => reject(new TunnelError('CLOSED')), { once: true })
+        ),
+      clusters: ['demo'],
+      dialHere: () => async () => new PassThrough(),
+      onMembers: () => {},
+      clock,
+      log: silent
+    })
+  const [bounded, stopped] = [open(), open()]
+  const ends: unknown[] = []
+  for (const peers of [bounded, stopped]) {
+    peers.start()
+    void peers.firstAttempts().then(made => ends.push(made))
+  }
+  await stopped.stop()
+  t.same(ends, [false])
+
+  clock.tick(FIRST_ATTEMPTS_MS - 1)
+  await new Promise(setImmediate)
+  t.equal(ends.length, 1)
+  clock.tick(1)
+  await new Promise(setImmediate)
+  t.same(ends, [false, false])
+
+  await bounded.stop()
+  t.equal(clock.pending, 0)
 })
 
 /** Server `a`, one process, and server `b` with two workers behind one address. */

@@ -8,7 +8,10 @@ const settled = () => new Promise(resolve => setImmediate(resolve))
 t.test('a list is told as it is, once', async t => {
   const told: unknown[] = []
   const source = staticSource(['a:1', 'b:2'])
-  source.start(addresses => told.push(addresses))
+  source.start(
+    addresses => told.push(addresses),
+    () => t.fail('a list cannot fail')
+  )
   await source.leave()
   await source.stop()
 
@@ -41,7 +44,11 @@ t.test('a name is looked up again and again, and what is known outlives failures
     }
   })
 
-  source.start(addresses => told.push(addresses.join(' ')))
+  let failures = 0
+  source.start(
+    addresses => told.push(addresses.join(' ')),
+    () => failures++
+  )
   for (let round = 0; round < 4; round++) {
     await settled()
     clock.tick(1_999)
@@ -53,6 +60,7 @@ t.test('a name is looked up again and again, and what is known outlives failures
 
   t.same(told, ['10.0.0.1:8443 10.0.0.2:8443', '10.0.0.2:8443 [fd00::3]:8443', ''])
   t.equal(lines.length, 1, 'a failure is said once')
+  t.equal(failures, 2)
   t.match(lines[0], /servers are silent/)
   await source.stop()
   await source.stop()
@@ -70,7 +78,10 @@ t.test('an answer that comes after the end is told to nobody', async t => {
     log,
     resolve: () => new Promise(resolve => (answer = resolve))
   })
-  source.start(() => t.fail('told'))
+  source.start(
+    () => t.fail('told'),
+    () => t.fail('failed')
+  )
 
   await source.stop()
   answer(['10.0.0.1'])
