@@ -407,7 +407,7 @@ export class Keeper {
     state.chargedAtMs = this.#options.clock.now()
     if (endedBy) return this.#failed(state, endedBy)
     state.told = undefined
-    return state.backoff.delayAfter(livedMs)
+    return this.#boundedDelay(state, state.backoff.delayAfter(livedMs))
   }
 
   #duplicateDelay(state: DoorState): number {
@@ -416,7 +416,8 @@ export class Keeper {
     // waits for one to come up: knocking faster would only cost the draining one its last breath.
     const someone = this.#uncovered().length > 0 || this.lines.some(line => line.wantsCarrier)
     const beyond = Math.max(0, ++state.duplicates - (someone ? PATIENT_DUPLICATES : 1))
-    return 1 + random() * Math.min(DUPLICATE_DELAY_MAX_MS, DUPLICATE_DELAY_MS * 2 ** beyond)
+    const delayMs = 1 + random() * Math.min(DUPLICATE_DELAY_MAX_MS, DUPLICATE_DELAY_MS * 2 ** beyond)
+    return this.#boundedDelay(state, delayMs)
   }
 
   /** Counts and tells a failure. Returns how long to wait. */
@@ -425,7 +426,8 @@ export class Keeper {
     state.lastError = error
     onEnd?.(error)
     const mends = mendsItself(error)
-    const delayMs = state.nudged ? 0 : mends ? state.backoff.delayAfter(0) : state.backoff.slowDelay()
+    const backoffMs = mends ? state.backoff.delayAfter(0) : state.backoff.slowDelay()
+    const delayMs = state.nudged ? 0 : this.#boundedDelay(state, backoffMs)
     const fields = {
       server: state.door.name,
       attempt: state.backoff.failures,
@@ -445,11 +447,15 @@ export class Keeper {
     return delayMs
   }
 
-  #pause(state: DoorState, wishedMs: number): Promise<void> {
+  /** `delayMs`, or less when a line that is down must be tried sooner. */
+  #boundedDelay(state: DoorState, delayMs: number): number {
     const { random = Math.random } = this.#options
     const longestMs = this.#longestPauseMs(state)
     // Random, because the lines of many clients may have been lost together.
-    const delayMs = wishedMs > longestMs ? random() * longestMs : wishedMs
+    return delayMs > longestMs ? Math.floor(random() * longestMs) : delayMs
+  }
+
+  #pause(state: DoorState, delayMs: number): Promise<void> {
     if (this.#stop.signal.aborted || delayMs === 0) return Promise.resolve()
     return new Promise(resolve => {
       const done = (): void => {

@@ -293,6 +293,30 @@ t.test('a server of another version, met when the line is up, is told once and a
   await city.end()
 })
 
+t.test('the delay in the log is the one that is waited, also while a line is down', async t => {
+  // While it is down no pause is longer than a quarter of its resume window.
+  const city = createCity({ limits: { resumeWindowMs: 60_000 }, newBackoff: slowest })
+  const retries = () => city.logged.filter(([, message]) => message === 'no link yet, dialling again')
+  await city.pass(20_000)
+  const [server] = city.replicas
+  if (server) server.up = false
+  city.carriers[0]?.cut()
+  const loggedAtMs: number[] = []
+  await city.pass(50_000, () => {
+    while (loggedAtMs.length < retries().length) loggedAtMs.push(city.now())
+    return false
+  })
+
+  const delays = retries().map(([, , { delayMs }]) => delayMs as number)
+  t.same(delays.slice(0, 4), [999, 1_999, 3_999, 7_999])
+  t.ok(delays.length > 5, `${delays.length} failures`)
+  for (const [index, delayMs] of delays.slice(0, -1).entries()) {
+    const waitedMs = (city.attempts[index + 2] as number) - (loggedAtMs[index] as number)
+    t.ok(Math.abs(waitedMs - delayMs) <= 10, `${delayMs} ms logged, ${waitedMs} ms waited`)
+  }
+  await city.end()
+})
+
 t.test('a nudge ends a wait now, and does nothing to a line that is up', async t => {
   const city = createCity({ random: () => 0.999, newBackoff: slowest })
   const server = city.replicas[0]
