@@ -159,6 +159,17 @@ t.test('dashboard and alerts ask for metrics that exist', async t => {
   }
 })
 
+t.test('dropped log lines raise an alert, and operations.md says what to do about it', async t => {
+  const { groups } = parse(await read('dashboards/alerts.yaml'))
+  const rule = groups[0].rules.find(({ expr }: { expr: string }) =>
+    expr.includes('tendril_log_lines_dropped_total')
+  )
+
+  // Of each program and instance: the log that is lost is that of one process.
+  t.match(rule?.expr, /^increase\(tendril_log_lines_dropped_total\[\w+\]\) > 0$/)
+  t.match(await read('../docs/operations.md'), `${rule.alert}:`)
+})
+
 t.test('the examples lead to the Service and the port of the chart', async t => {
   const guides = (await read('../docs/install/control-plane.md')) + (await read('../docs/install/shoot.md'))
   for (const name of (await readdir(deploy('examples'))).filter(file => file.endsWith('.yaml'))) {
