@@ -13,15 +13,22 @@ export const REMEMBERED_NAMES = 256
 
 export type RememberOptions = {
   clock: Clock
-  /** The last known addresses of `name` are used, because of `reason`. */
+  /** The last known addresses of `name` are used, because of `reason`. Once for each question to the nameservers. */
   onRemembered?: (name: string, reason: string) => void
+}
+
+/** A question to the nameservers that goes on when nobody waits for it any more: its answer is for the next attempt. */
+type Question = {
+  answer: Promise<string[]>
+  /** `onRemembered` was called because of it. */
+  reported: boolean
 }
 
 /** A name that does not exist is an answer: it is forgotten. Rejects as `resolve` does. */
 export function remembering(resolve: Resolve, { clock, onRemembered }: RememberOptions): Resolve {
   const known = new Map<string, string[]>()
-  /** Questions that nobody waits for any more: their answers are for the next attempt. */
-  const goingOn = new Map<string, Promise<string[]>>()
+  /** By name. */
+  const goingOn = new Map<string, Question>()
 
   async function ask(name: string, signal: AbortSignal): Promise<string[]> {
     try {
@@ -36,12 +43,13 @@ export function remembering(resolve: Resolve, { clock, onRemembered }: RememberO
     }
   }
 
-  function askOn(name: string): Promise<string[]> {
+  function askOn(name: string): Question {
     const running = goingOn.get(name)
     if (running) return running
-    const question = ask(name, new AbortController().signal).finally(() => goingOn.delete(name))
+    const answer = ask(name, new AbortController().signal).finally(() => goingOn.delete(name))
+    const question = { answer, reported: false }
     goingOn.set(name, question)
-    question.catch(() => {})
+    answer.catch(() => {})
     return question
   }
 
@@ -57,14 +65,17 @@ export function remembering(resolve: Resolve, { clock, onRemembered }: RememberO
       const onAbort = (): void => (leave(), reject(signal.reason))
       const remember = (reason: string): void => {
         leave()
-        onRemembered?.(name, reason)
+        // One silent nameserver is first too slow and then fails, and many attempts may wait for it.
+        if (!question.reported) onRemembered?.(name, reason)
+        question.reported = true
         resolve(before)
       }
+      const question = askOn(name)
       const timer = clock.after(REMEMBER_AFTER_MS, () =>
         remember(`no nameserver answered within ${REMEMBER_AFTER_MS} ms`)
       )
       signal.addEventListener('abort', onAbort, { once: true })
-      askOn(name).then(
+      question.answer.then(
         addresses => (leave(), resolve(addresses)),
         (reason: unknown) => {
           const error = reason as NodeJS.ErrnoException

@@ -71,6 +71,25 @@ t.test(
   }
 )
 
+t.test('a nameserver that is slow, and then fails, is reported once, however many wait for it', async t => {
+  const all = names()
+  await known(all)
+
+  const slow = [all.resolve('vpn.test', never()), all.resolve('vpn.test', never())]
+  all.clock.tick(REMEMBER_AFTER_MS)
+  for (const addresses of await Promise.all(slow)) t.same(addresses, ['192.0.2.1'])
+  const late = all.resolve('vpn.test', never())
+  all.fail('EAI_AGAIN')
+  t.same(await late, ['192.0.2.1'])
+  t.same(all.told, [`vpn.test: no nameserver answered within ${REMEMBER_AFTER_MS} ms`])
+
+  const next = all.resolve('vpn.test', never())
+  all.fail('EAI_AGAIN')
+  await next
+  t.same(all.told.slice(1), ['vpn.test: EAI_AGAIN'], 'another question, another report')
+  t.equal(all.clock.pending, 0)
+})
+
 t.test('who leaves is told at once', async t => {
   const all = names()
   await known(all)
