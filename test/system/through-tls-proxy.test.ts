@@ -1,10 +1,13 @@
 /** The client's way out through a proxy that is itself reached over TLS, with a certificate of its own authority. */
+import { X509Certificate, createPrivateKey, createPublicKey } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer as createHttpServer, type IncomingMessage } from 'node:http'
 import { type AddressInfo, connect, type Socket } from 'node:net'
+import { dirname, join } from 'node:path'
 import { createServer } from 'node:tls'
 import t, { type Test } from 'tap'
+import { createAuthority } from '@tendril/common/identity/certificate'
 import { writePki } from '@tendril/seed-server/identity/authority'
 import { httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
@@ -86,6 +89,54 @@ t.test(
     t.same(proxy.connects, [], 'nothing was asked of it')
   }
 )
+
+/** A file of the same directory: the proxy's authority as it was before it was renewed, expired, with others behind it. */
+function expiredBefore(ca: string, others: string): string {
+  const { subject } = new X509Certificate(readFileSync(ca))
+  const privateKey = createPrivateKey(readFileSync(ca.replace(/crt$/, 'key')))
+  const old = createAuthority({
+    commonName: subject.replace('CN=', ''),
+    keys: { privateKey, publicKey: createPublicKey(privateKey) },
+    now: new Date('2026-01-01T00:00:00Z'),
+    validityDays: 1
+  })
+  const path = join(dirname(ca), 'proxy-ca.crt')
+  writeFileSync(path, old + others)
+  return path
+}
+
+t.test(
+  'an expired authority in proxyCa is left out and named, and does not block the renewed one',
+  async t => {
+    const proxy = await tlsProxy(t)
+    const proxyCa = expiredBefore(proxy.ca, readFileSync(proxy.ca, 'utf8'))
+    const { dial, clients } = await house(t, {
+      shoot: settings => ({ ...settings, proxy: proxy.url, proxyCa })
+    })
+    const pod = await podTarget(t)
+
+    t.equal((await httpGet(await dial(pod.addr))).status, 200)
+
+    const named = clients[0]!
+      .log()
+      .match(/in [^"]*proxy-ca\.crt expired on 2026-01-02T00:00:00Z and is not used/g)
+    t.equal(named?.length, 1, 'once, however many attempts are made')
+  }
+)
+
+t.test('a proxyCa whose authorities have all expired ends the start', async t => {
+  const proxy = await tlsProxy(t)
+  const proxyCa = expiredBefore(proxy.ca, '')
+  const { clients } = await house(t, {
+    startClients: false,
+    shoot: settings => ({ ...settings, proxy: proxy.url, proxyCa })
+  })
+
+  await t.rejects(clients[0]!.start(), {
+    code: 'BAD_IDENTITY',
+    message: /every authority in .*proxy-ca\.crt has expired/
+  })
+})
 
 t.test('a proxyCa that cannot be read ends the start with the name of the file', async t => {
   const { clients } = await house(t, {

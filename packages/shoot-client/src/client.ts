@@ -55,6 +55,8 @@ export class Client implements House {
   #bundle: Bundle | undefined
   /** Certificates of servers to which there are connections. */
   #servers: AdmittedCertificates | undefined
+  /** What was last logged of the authorities in `proxyCa`. */
+  #proxyCaWarnings: readonly string[] = []
   #admin: Admin | undefined
   #keeper: Keeper | undefined
   #stopping: Promise<void> | undefined
@@ -94,7 +96,7 @@ export class Client implements House {
 
   /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
   async start(): Promise<void> {
-    const { tls, admin, reconnect, servers, connections, proxyCa } = this.#config
+    const { tls, admin, reconnect, servers, connections } = this.#config
     for (const variable of findProxies(this.#config, process.env).ignored)
       this.#log.warn(
         { event: 'proxy.ignored', variable },
@@ -102,7 +104,7 @@ export class Client implements House {
       )
     logResolver(this.#log, resolveOptions(this.#config.dns))
     // Only to refuse a wrong file now: it is read again at each attempt.
-    if (proxyCa !== undefined) await loadAuthorities(proxyCa)
+    await this.#loadProxyCa()
     if (admin) {
       this.#admin = await createAdmin({
         ...admin,
@@ -187,12 +189,13 @@ export class Client implements House {
     { bundle, verified }: { bundle: Bundle; verified: AdmittedCertificates },
     signal: AbortSignal
   ): Promise<Arrival> {
-    const { cluster, proxy, proxyCa, gateway, connectTimeout } = this.#config
+    const { cluster, proxy, gateway, connectTimeout } = this.#config
+    const hopCa = await this.#loadProxyCa()
     const { leaf } = bundle
     const { websocket, socket, secured, headers } = await connectServer(server, {
       tls: bundle.tlsOptions(),
       proxy,
-      ...(proxyCa !== undefined && { hopCa: await loadAuthorities(proxyCa) }),
+      ...(hopCa && { hopCa }),
       ...(gateway && { gateway }),
       headers: { 'Tendril-Cluster': cluster },
       timeoutMs: connectTimeout,
@@ -208,6 +211,16 @@ export class Client implements House {
     const id = headers[SERVER_HEADER]
     const leftMs = holdToServerCertificate(carrier, secured, verified)
     return { carrier, server: typeof id === 'string' ? id : undefined, leftMs }
+  }
+
+  /** Authorities of an https proxy or gateway. What is to be known of them is logged when it changes. */
+  async #loadProxyCa(): Promise<string[] | undefined> {
+    const { proxyCa } = this.#config
+    if (proxyCa === undefined) return undefined
+    const { ca, warnings } = await loadAuthorities(proxyCa)
+    for (const warning of warnings) if (!this.#proxyCaWarnings.includes(warning)) this.#log.warn(warning)
+    this.#proxyCaWarnings = warnings
+    return ca
   }
 
   /** A link with a session on it, not connected yet. */

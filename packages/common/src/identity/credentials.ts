@@ -48,20 +48,11 @@ export async function loadCredentials(
   const chain = await readCertificates(files.cert, limitBytes, '; cert and key swapped?')
   const key = await readPrivateKeyFile(files.key, { limitBytes })
   const authorities = files.ca === undefined ? [] : await readCertificates(files.ca, limitBytes)
-  const isExpired = ({ validTo }: X509Certificate): boolean => !(now <= new Date(validTo))
-  const expired = authorities.filter(isExpired)
-  // OpenSSL would take an expired one instead of the renewed one that a peer shows, and then refuse it.
-  const anchors = authorities.filter(authority => !isExpired(authority))
+  const { anchors, expired } = sortByExpiry(authorities, now)
 
   assertPair(chain, key, files)
   assertCurrent(chain[0], files.cert, now)
-  const [first] = expired
-  if (files.ca !== undefined && first && anchors.length === 0) {
-    throw new TunnelError(
-      'BAD_IDENTITY',
-      `every authority in ${files.ca} has expired: ${describe(first)} on ${expiryOf(first)}`
-    )
-  }
+  if (files.ca !== undefined) assertAnchored(files.ca, anchors, expired)
 
   const tls: TlsOptions = {
     cert: chain.map(String).join(''),
@@ -77,6 +68,23 @@ export async function loadCredentials(
     expiredAuthorities: expired.map(String),
     warnings: files.ca === undefined ? [] : warningsOf(files.ca, anchors, expired)
   }
+}
+
+function sortByExpiry(authorities: X509Certificate[], now: Date) {
+  const isExpired = ({ validTo }: X509Certificate): boolean => !(now <= new Date(validTo))
+  return {
+    expired: authorities.filter(isExpired),
+    // OpenSSL would take an expired one instead of the renewed one that a peer shows, and then refuse it.
+    anchors: authorities.filter(authority => !isExpired(authority))
+  }
+}
+
+function assertAnchored(path: string, anchors: X509Certificate[], [first]: X509Certificate[]): void {
+  if (!first || anchors.length > 0) return
+  throw new TunnelError(
+    'BAD_IDENTITY',
+    `every authority in ${path} has expired: ${describe(first)} on ${expiryOf(first)}`
+  )
 }
 
 function warningsOf(path: string, anchors: X509Certificate[], expired: X509Certificate[]): string[] {
@@ -96,9 +104,22 @@ function expiryOf({ validTo }: X509Certificate): string {
   return formatMoment(new Date(validTo))
 }
 
-/** The authorities in a PEM file, as node:tls takes them. Throws `BAD_IDENTITY` naming the file. */
-export async function loadAuthorities(path: string, limitBytes = PEM_FILE_LIMIT_BYTES): Promise<string[]> {
-  return (await readCertificates(path, limitBytes)).map(String)
+/** What a file of authorities holds. */
+export type Authorities = {
+  /** PEM, as node:tls takes them. Those that have expired are not among them. */
+  ca: string[]
+  /** As those of `Credentials`. */
+  warnings: string[]
+}
+
+/**
+ * The authorities in a PEM file, without a certificate of our own. Throws `BAD_IDENTITY` naming the file, also when all of
+ * them have expired. `now` is the moment to judge validity at.
+ */
+export async function loadAuthorities(path: string, now = new Date()): Promise<Authorities> {
+  const { anchors, expired } = sortByExpiry(await readCertificates(path, PEM_FILE_LIMIT_BYTES), now)
+  assertAnchored(path, anchors, expired)
+  return { ca: anchors.map(String), warnings: warningsOf(path, anchors, expired) }
 }
 
 /** The certificates of a PEM file, at least one. Throws `BAD_IDENTITY`; `hint` ends the sentence when it holds a key only. */

@@ -8,6 +8,7 @@ import type { Test } from 'tap'
 import type { Clock } from '@tendril/common'
 import { Bundle } from '@tendril/common/identity/bundle'
 import type { BundleOptions } from '@tendril/common/identity/bundle'
+import { loadAuthorities } from '@tendril/common/identity/credentials'
 import { handshakes, makeAuthority, makeDirectory, openssl, operatorPki, writeFiles } from './fixtures.js'
 import type { Pair } from './fixtures.js'
 
@@ -182,6 +183,26 @@ t.test('every way a bundle can be wrong names the file and the remedy', async t 
     await t.rejects(Bundle.load(files), { code: 'BAD_IDENTITY', message: reason }, String(reason))
   }
   t.ok(await Bundle.load({ ...good, ca: at.someOldCa }), 'one expired authority among others is no obstacle')
+})
+
+t.test('authorities without a certificate of our own are judged as those of a bundle', async t => {
+  const old = makeAuthority('Old CA', { validityDays: 1, now: new Date('2026-01-01T00:00:00Z') }).cert
+  const dir = makeDirectory(t)
+  const at = writeFiles(dir, { old, some: old + ours.cert })
+  const bundle = await Bundle.load({ ...write(dir, first), ca: at.some })
+
+  const { ca, warnings } = await loadAuthorities(at.some)
+
+  t.same(ca, bundle.tlsOptions().ca)
+  t.same(warnings, bundle.warnings)
+  t.match(warnings, [
+    /authority "Old CA" in .*some expired on 2026-01-02T00:00:00Z and is not used; remove it$/
+  ])
+  await t.rejects(loadAuthorities(at.old), {
+    code: 'BAD_IDENTITY',
+    message: /every authority in .*old has expired: "Old CA" on 2026-01-02T00:00:00Z$/
+  })
+  t.equal((await loadAuthorities(at.old, new Date('2026-01-01T12:00:00Z'))).ca.length, 1)
 })
 
 t.test('our own certificate with a malformed role is refused at load', async t => {
