@@ -8,8 +8,16 @@ import { LATE_MS } from './heartbeat.js'
 
 export type StallLimits = {
   /**
-   * How long messages may be under way without one of them being acknowledged while the link is up, in milliseconds;
-   * then the link ends. One message of 128 KiB has to arrive in this time. Default 30 000.
+   * How long messages may be under way without one of them being acknowledged while the link is up, in milliseconds, in
+   * sum over its connections; then the link ends. Default 30 000.
+   *
+   * A new connection alone does not start the time again: a peer that never acknowledges could come back every 29 s and have
+   * its messages kept for ever. A link that moves is not ended, however often it breaks, since a resume says what has
+   * arrived. But a message that a break cuts is sent again from its beginning, so the largest, 128 KiB, has to arrive in
+   * this time and within one connection: over 4.3 KiB/s that do not break, over 6.4 KiB/s that break every 20 s. Over
+   * 4 KiB/s that break every 20 s each connection carries 80 KiB of it and none ever more: that link is ended after 30 s,
+   * and a longer time would not help. With bulk both ways the acknowledgement waits behind what the peer has sent before, at
+   * first 256 KiB: over less than 13 KiB/s set a longer time.
    */
   ackTimeoutMs: number
 }

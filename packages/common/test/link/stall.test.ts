@@ -112,6 +112,21 @@ t.test('a resume that says what has arrived counts as an acknowledgement', async
   t.equal(ends.length, 1)
 })
 
+t.test('a link that moves one message in each connection goes on, however often it breaks', async t => {
+  const { clock, link, carrier, ends } = linkUp()
+  const carriers = [carrier]
+  for (let count = 0; count < 100; count++) link.send(Buffer.alloc(10))
+
+  for (let count = 1; count < 100; count++) {
+    clock.tick(29_999)
+    carriers.at(-1)?.lose()
+    carriers.push(new FakeCarrier())
+    link.attach(carriers.at(-1) as FakeCarrier, { ...FRESH, peerReceived: count })
+  }
+
+  t.same(ends, [])
+})
+
 t.test('ten thousand acknowledged messages need one timer', async t => {
   const clock = new FakeClock()
   let timers = 0
