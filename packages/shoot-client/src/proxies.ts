@@ -3,7 +3,7 @@
  * prints, and what a start refuses. Opens nothing. The rules are in transport/proxy.
  */
 import { MASK } from '@tendril/common/config/fields'
-import { journeyOf } from '@tendril/common/transport/destination'
+import { connectTargetOf } from '@tendril/common/transport/destination'
 import type { ShootConfig } from './config.js'
 import { type Environment, type ProxyChoice, ignoredVariables, proxyTo } from './transport/proxy.js'
 
@@ -21,7 +21,7 @@ export function findProxies(
   return {
     servers: servers.map(server => ({
       server: server.url,
-      ...proxyTo(journeyOf(server), { proxy, env, ...(gateway && { gateway }) })
+      ...proxyTo(connectTargetOf(server), { proxy, env, ...(gateway && { gateway }) })
     })),
     ignored: ignoredVariables(proxy, env)
   }

@@ -17,7 +17,7 @@ import { race } from '../race.js'
 import { remembering } from '../remember.js'
 import { type Resolve, createResolve } from '../resolve.js'
 import { formatAuthority } from '../wire/authority.js'
-import { type Destination, type Journey, type ServerAddress, journeyOf } from './destination.js'
+import { type ConnectTarget, type Destination, type ServerAddress, connectTargetOf } from './destination.js'
 import { secure } from './secure.js'
 import { type Upgraded, upgrade } from './upgrade.js'
 import { websocketClientOptions } from './websocket.js'
@@ -34,7 +34,7 @@ export type Attempt = {
 }
 
 /** Opens a socket that leads to the destination, by whatever is in between. */
-export type Way = (journey: Journey, attempt: Attempt) => Promise<Socket>
+export type Way = (connectTarget: ConnectTarget, attempt: Attempt) => Promise<Socket>
 
 export type ConnectOptions = {
   /** Certificates for the TLS to the server: what `Bundle.tlsOptions()` gives at the moment of the attempt. */
@@ -93,11 +93,11 @@ export async function connect(server: ServerAddress, options: ConnectOptions): P
 async function steps(server: ServerAddress, options: ConnectOptions, attempt: Attempt): Promise<Connected> {
   const { tls, headers, websocketOptions = websocketClientOptions, way = directly } = options
   const { signal, progress } = attempt
-  const journey = journeyOf(server)
-  const { destination, secured: isSecured } = journey
-  const serverName = server.serverName ?? journey.host
+  const connectTarget = connectTargetOf(server)
+  const { destination, secured: isSecured } = connectTarget
+  const serverName = server.serverName ?? connectTarget.host
 
-  const raw = await way(journey, attempt)
+  const raw = await way(connectTarget, attempt)
   progress.code = 'SERVER_UNREACHABLE'
   progress.waitingFor = `${formatAuthority(destination)} (TLS handshake as ${serverName})`
   const upgradeOver = (socket: Socket): Promise<Upgraded> => {

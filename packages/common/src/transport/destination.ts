@@ -17,8 +17,8 @@ export type ServerAddress = {
 /** Host without brackets. */
 export type Destination = { host: string; port: number }
 
-/** Where a way has to lead. */
-export type Journey = {
+/** What a connection to a server has to reach, over a proxy and a gateway or directly. */
+export type ConnectTarget = {
   destination: Destination
   /** The host of the server's URL, which may be another than that of the destination. */
   host: string
@@ -26,8 +26,11 @@ export type Journey = {
   secured: boolean
 }
 
-/** Where the way to a server leads. Throws `BAD_CONFIG` for an address that cannot be read. */
-export function journeyOf({ url: written, address }: Pick<ServerAddress, 'url' | 'address'>): Journey {
+/** What a connection to this server has to reach. Throws `BAD_CONFIG` for an address that cannot be read. */
+export function connectTargetOf({
+  url: written,
+  address
+}: Pick<ServerAddress, 'url' | 'address'>): ConnectTarget {
   const url = new URL(written)
   const secured = url.protocol === 'wss:'
   const destination =

@@ -16,7 +16,7 @@ import {
   connect,
   openSocket
 } from '@tendril/common/transport/connect'
-import { type Journey, destinationOf, hostOf } from '@tendril/common/transport/destination'
+import { type ConnectTarget, destinationOf, hostOf } from '@tendril/common/transport/destination'
 import { secure } from '@tendril/common/transport/secure'
 import { formatAuthority } from '@tendril/common/wire/authority'
 import { requestHop } from './hop.js'
@@ -48,17 +48,20 @@ export type ConnectOptions = Omit<CommonOptions, 'way'> & WayOptions
 
 /** One attempt. Rejects as common's `connect` does, and with `PROXY_REFUSED`. */
 export function connectServer(server: ServerAddress, options: ConnectOptions): Promise<Connected> {
-  return connect(server, { ...options, way: (journey, attempt) => way(journey, attempt, options) })
+  return connect(server, {
+    ...options,
+    way: (connectTarget, attempt) => way(connectTarget, attempt, options)
+  })
 }
 
 /** A socket that leads to the destination, by whatever is in between. */
-async function way(journey: Journey, attempt: Attempt, options: WayOptions): Promise<Socket> {
+async function way(connectTarget: ConnectTarget, attempt: Attempt, options: WayOptions): Promise<Socket> {
   const { proxyAuthorization, gateway } = options
-  const { destination } = journey
+  const { destination } = connectTarget
   const { signal, progress } = attempt
   const gatewayUrl = gateway && new URL(gateway.url)
   const next = gatewayUrl ? destinationOf(gatewayUrl) : destination
-  const { proxy } = proxyTo(journey, options)
+  const { proxy } = proxyTo(connectTarget, options)
 
   let socket: Socket
   if (proxy) {

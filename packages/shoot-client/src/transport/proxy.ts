@@ -6,7 +6,7 @@
 import { BlockList, isIP, isIPv6 } from 'node:net'
 import { TunnelError } from '@tendril/common'
 import { PERCENT_RULE, isPercentEncoded } from '@tendril/common/config/fields'
-import { type Destination, type Journey, destinationOf } from '@tendril/common/transport/destination'
+import { type ConnectTarget, type Destination, destinationOf } from '@tendril/common/transport/destination'
 
 export type Environment = Record<string, string | undefined>
 
@@ -23,7 +23,7 @@ export type ProxyChoice = {
 
 /** The proxy on the way to a server, or to the gateway in front of it. Throws as `chooseProxy` does. */
 export function proxyTo(
-  { destination, host, secured }: Journey,
+  { destination, host, secured }: ConnectTarget,
   { proxy = 'env', gateway, env }: { proxy?: ProxySetting; gateway?: { url: string }; env?: Environment }
 ): ProxyChoice {
   // A gateway is asked with CONNECT and carries TLS: that is what HTTPS_PROXY is about.
