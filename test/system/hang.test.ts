@@ -122,6 +122,27 @@ t.test('a client that hangs for a moment and has no other beside it: its dials w
   })
 
   t.equal((await httpGet(await dialled.stream)).status, 200)
+  t.notMatch(
+    await home.server.metrics(),
+    /server_failovers_total\{/,
+    'the dial stayed, it was not made again'
+  )
+})
+
+t.test('a client that hangs alone for longer than a dial may take: 503 and why, not 504', async t => {
+  const home = await house(t, {
+    processes: true,
+    shoot: patient,
+    seed: settings => ({
+      ...patient(settings),
+      fronts: (settings['fronts'] as Settings[]).map(front => ({ ...front, dialTimeout: '2s' }))
+    })
+  })
+  const pod = await podTarget(t)
+
+  await whileHung(t, home.clients[0]!, () =>
+    t.rejects(home.dial(pod.addr), { message: /503 link lost: it does not respond, no sign of life/ })
+  )
 })
 
 t.test('a dial for which no client can be asked hears what is known of them, and 503', async t => {

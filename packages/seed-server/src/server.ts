@@ -407,6 +407,8 @@ export class Server implements House {
     }
     const dialer = new LinkDialer(link, session.dial, {
       clock: systemClock,
+      // This client does not count: it is not well when this is asked.
+      hasOtherLink: () => this.#registry.hasWell(cluster) || (this.#peers?.up ?? 0) > 0,
       onResponsive: responsive => {
         if (responsive) log.info({}, 'client responds again')
         else log.warn({}, 'client does not respond, others are asked')

@@ -1,10 +1,10 @@
 /**
  * A Dial over one link, for dials that can be made over another link instead. It waits neither for a link that is down
- * nor for a process that hangs: a dial without an answer has sent no byte of the caller, so it can safely be made again.
- * Open streams do wait for the link; they are not handled here.
+ * nor, when there is another link, for a process that hangs: a dial without an answer has sent no byte of the caller, so
+ * it can safely be made again. Open streams do wait for the link; they are not handled here.
  *
  *     OPEN ──no answer for waitMs──► probe ──no byte for waitMs──► unresponsive: every dial under way is taken back
- *                 ▲                     │ a byte came                       │ a byte came
+ *                 ▲                     │ a byte came                       │ a byte came      if another link can be asked
  *                 └─────────────────────┘ (only the target is slow)         └──► responsive again
  */
 import type { Clock, Timer } from '../clock.js'
@@ -31,6 +31,11 @@ type DialledLink = Pick<
 
 export type LinkDialerOptions = {
   clock: Clock
+  /**
+   * Whether dials could go over another link now. If not, those under way stay, and this is asked again at each probe
+   * without an answer: over a path that queues for longer than the waits the answer still comes. Default: they could.
+   */
+  hasOtherLink?: () => boolean
   /** The other side stopped answering probes (false), or was heard again after that (true). */
   onResponsive?: (responsive: boolean) => void
 }
@@ -42,6 +47,7 @@ export class LinkDialer {
   readonly #link: DialledLink
   readonly #clock: Clock
   readonly #dial: Dial
+  readonly #hasOtherLink: () => boolean
   readonly #onResponsive: ((responsive: boolean) => void) | undefined
   /** In the order in which the link is probed for them. */
   readonly #pending = new Set<PendingDial>()
@@ -51,12 +57,16 @@ export class LinkDialer {
   #probe: { bytesReceived: number; sentAtMs: number; waitMs: number } | undefined
   /** Bytes received when a probe was given up; undefined while the other side is responsive. */
   #unresponsiveAtBytes: number | undefined
+  /** How long the last probe that was given up had waited. */
+  #silenceMs = 0
 
   /** `dial` goes over `link`. */
-  constructor(link: DialledLink, dial: Dial, { clock, onResponsive }: LinkDialerOptions) {
+  constructor(link: DialledLink, dial: Dial, options: LinkDialerOptions) {
+    const { clock, hasOtherLink = () => true, onResponsive } = options
     this.#link = link
     this.#clock = clock
     this.#dial = dial
+    this.#hasOtherLink = hasOtherLink
     this.#onResponsive = onResponsive
     // One listener for all dials: thousands may be under way.
     link.on('down', reason => {
@@ -69,14 +79,18 @@ export class LinkDialer {
 
   /** Connected, but a ping or a probe should have been answered by now: a process that hangs, or a black hole. */
   get silent(): boolean {
-    const { bytesReceived, silentMs, limits } = this.#link
-    if (this.#unresponsiveAtBytes === bytesReceived) return true
-    return silentMs > limits.pingIntervalMs * SILENT_INTERVALS
+    const { silentMs, limits } = this.#link
+    return this.#unresponsive || silentMs > limits.pingIntervalMs * SILENT_INTERVALS
+  }
+
+  /** A probe was given up, and no byte has come since. */
+  get #unresponsive(): boolean {
+    return this.#unresponsiveAtBytes === this.#link.bytesReceived
   }
 
   /**
    * Rejects with LINK_LOST when the link is down, goes down, or its other side stops responding before the dial is
-   * answered. The dial is then taken back: should its OPEN still arrive, so will its RESET.
+   * answered; when no other link can be asked instead, only at the end of the dial's time. The dial is then taken back: should its OPEN still arrive, so will its RESET.
    */
   readonly dial: Dial = async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
     if (this.#link.state !== 'up') throw new TunnelError('LINK_LOST', 'the link is down')
@@ -104,7 +118,7 @@ export class LinkDialer {
     try {
       return await this.#dial(target, { signal: attempt.signal, timeoutMs })
     } catch (error) {
-      throw failure ?? error
+      throw failure ?? (this.#unresponsive && isOverdue(error, signal) ? this.#silence() : error)
     } finally {
       this.#pending.delete(pending)
       signal.removeEventListener('abort', onAbort)
@@ -151,13 +165,18 @@ export class LinkDialer {
   }
 
   #giveUp(bytesReceived: number): void {
-    const { waitMs } = this.#probe as { waitMs: number }
+    this.#silenceMs = (this.#probe as { waitMs: number }).waitMs
     const first = this.#unresponsiveAtBytes === undefined
     this.#probe = undefined
     this.#unresponsiveAtBytes = bytesReceived
     if (first) this.#onResponsive?.(false)
-    this.#failAll(
-      new TunnelError('LINK_LOST', `it does not respond, no sign of life for ${Math.round(waitMs)} ms`)
+    if (this.#hasOtherLink()) this.#failAll(this.#silence())
+  }
+
+  #silence(): TunnelError {
+    return new TunnelError(
+      'LINK_LOST',
+      `it does not respond, no sign of life for ${Math.round(this.#silenceMs)} ms`
     )
   }
 
@@ -169,4 +188,10 @@ export class LinkDialer {
   #failAll(reason: TunnelError): void {
     for (const { fail } of [...this.#pending]) fail(reason)
   }
+}
+
+/** A dial has ended because its time was over, its own or that of whoever asked for it. */
+function isOverdue(error: unknown, signal: AbortSignal): boolean {
+  const reason: unknown = signal.aborted ? signal.reason : error
+  return reason instanceof TunnelError && reason.code === 'DIAL_TIMEOUT'
 }

@@ -12,7 +12,7 @@ const LOOK_MS = 25
 const never = (): AbortSignal => new AbortController().signal
 
 /** The part of a link that matters here, and a dial over it whose answers the test gives. */
-function dialledLink({ responds = true, roundTripMs = 0 } = {}) {
+function dialledLink({ responds = true, roundTripMs = 0, hasOtherLink = (): boolean => true } = {}) {
   const clock = new FakeClock()
   const link = Object.assign(new EventEmitter(), {
     state: 'up',
@@ -45,6 +45,7 @@ function dialledLink({ responds = true, roundTripMs = 0 } = {}) {
   const changes: boolean[] = []
   const dialer = new LinkDialer(link as unknown as Link, dial, {
     clock,
+    hasOtherLink,
     onResponsive: responsive => changes.push(responsive)
   })
   return { clock, link, dialer, dial: dialer.dial, asked, answers, stream, lose, changes }
@@ -113,6 +114,61 @@ t.test('a side that answers neither dial nor probe is given up within two waits'
   )
   t.ok(dialer.silent)
   t.same(changes, [false])
+})
+
+t.test('while there is no other link to ask, a dial stays, and its late answer counts', async t => {
+  const hasOtherLink = () => false
+  const { clock, link, dialer, dial, asked, answers, stream, changes } = dialledLink({
+    responds: false,
+    hasOtherLink
+  })
+  const dialled = dial(target, { signal: never() })
+
+  clock.tick(4 * ANSWER_WAIT_MS)
+  t.same(changes, [false])
+  t.ok(dialer.silent)
+  t.equal(asked[0]?.signal.aborted, false, 'not taken back')
+  link.bytesReceived++
+  answers[0]?.()
+
+  t.equal(await dialled, stream)
+  t.equal(asked.length, 1)
+  clock.tick(LOOK_MS)
+  t.same(changes, [false, true])
+  t.equal(clock.pending, 0)
+})
+
+t.test('a dial that stayed is taken back when another link comes', async t => {
+  let others = false
+  const { clock, link, dial, asked } = dialledLink({ responds: false, hasOtherLink: () => others })
+  const dialled = dial(target, { signal: never() })
+  dialled.catch(() => {})
+  clock.tick(4 * ANSWER_WAIT_MS)
+  t.equal(asked[0]?.signal.aborted, false)
+  t.ok(link.probes >= 3, 'one probe after the other')
+
+  others = true
+  clock.tick(ANSWER_WAIT_MS + LOOK_MS)
+
+  await t.rejects(dialled, { code: 'LINK_LOST' })
+  t.equal(asked[0]?.signal.aborted, true)
+})
+
+t.test('a dial that stayed ends with its time: nothing was heard, so no target is blamed', async t => {
+  const { clock, link, dial } = dialledLink({ responds: false, hasOtherLink: () => false })
+  const [late, left] = [new AbortController(), new AbortController()]
+  const overdue = dial(target, { signal: late.signal })
+  const cancelled = dial(target, { signal: left.signal })
+  clock.tick(3 * ANSWER_WAIT_MS)
+
+  late.abort(new TunnelError('DIAL_TIMEOUT'))
+  left.abort()
+
+  await t.rejects(overdue, { code: 'LINK_LOST', message: /does not respond, no sign of life for 400 ms/ })
+  await t.rejects(cancelled, { code: 'DIAL_CANCELLED' }, 'the caller left')
+  link.bytesReceived++
+  const slow = dial(target, { signal: late.signal })
+  await t.rejects(slow, { code: 'DIAL_CANCELLED' }, 'it responds again')
 })
 
 t.test('the next byte makes it responsive again; until then a dial is probed for at once', async t => {

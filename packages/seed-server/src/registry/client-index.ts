@@ -86,6 +86,12 @@ export class ClientIndex {
     return { well, silent, draining, down }
   }
 
+  /** Whether there is a client that is connected, responds and does not drain. */
+  get hasWell(): boolean {
+    this.#refreshOthers()
+    return this.#all.count(health.WELL) > 0
+  }
+
   /** All clients, in no order. */
   get clients(): Client[] {
     return this.#all.places.map(({ entry }) => entry.client)
@@ -151,8 +157,7 @@ export class ClientIndex {
     among: readonly Health[],
     may: (entry: IndexedClient) => boolean = () => true
   ): IndexedClient | undefined {
-    // The health of some may have improved without a report.
-    for (const { entry } of this.#draw(this.#all, health.SILENT, health.DOWN)) this.refresh(entry)
+    this.#refreshOthers()
     const levels = this.#levels(host)
     for (const which of among) {
       for (const groups of levels) {
@@ -161,6 +166,11 @@ export class ClientIndex {
       }
     }
     return undefined
+  }
+
+  /** The health of some that are not well may have improved without a report. */
+  #refreshOthers(): void {
+    for (const { entry } of this.#draw(this.#all, health.SILENT, health.DOWN)) this.refresh(entry)
   }
 
   /** Groups of clients, those whose routes fit `host` more closely first; the last holds everybody. */

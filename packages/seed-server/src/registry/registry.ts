@@ -138,6 +138,11 @@ export class Registry extends EventEmitter<RegistryEvents> {
     return well + silent
   }
 
+  /** Whether a client of the cluster could be asked now that is connected, responds and does not drain. */
+  hasWell(cluster: string): boolean {
+    return this.#cluster(cluster).index.hasWell
+  }
+
   /**
    * A Dial into a cluster, whoever serves it at that moment. When a client fails in a way that another may not
    * (`retryable`: its link broke before the answer, it does not respond, it drains, it is full), the next is asked

@@ -452,3 +452,35 @@ t.test('a client that was asked and does not answer in time is a timeout', async
   await t.rejects(dialled, { code: 'DIAL_TIMEOUT', detail: 'in time' })
   t.same(codes, ['DIAL_TIMEOUT'])
 })
+
+t.test(
+  'a client over a link that does not respond was perhaps not asked: no timeout of a target',
+  async t => {
+    const registry = new Registry()
+    const silent: Dial = (_target, { signal }) =>
+      new Promise((_, reject) => {
+        signal.addEventListener('abort', () => reject(new TunnelError('LINK_LOST', 'it does not respond')))
+      })
+    registry.add(client('hung', { dial: silent }).client)
+    const late = new AbortController()
+    const dialled = registry.dial('demo')(target, { signal: late.signal })
+    late.abort(new TunnelError('DIAL_TIMEOUT', 'in time'))
+
+    await t.rejects(dialled, { code: 'LINK_LOST', detail: 'it does not respond' })
+  }
+)
+
+t.test('whether another client could be asked follows what they are like now', async t => {
+  const registry = new Registry()
+  t.notOk(registry.hasWell('demo'))
+  const one = client('one', { silent: true })
+  registry.add(one.client)
+  registry.add(client('two', { draining: true }).client)
+  registry.add(client('three', { down: true }).client)
+  registry.add(client('elsewhere', { cluster: 'other' }).client)
+  t.notOk(registry.hasWell('demo'))
+
+  one.state.silent = false
+
+  t.ok(registry.hasWell('demo'), 'seen without a report')
+})
