@@ -7,14 +7,18 @@ import t, { type Test } from 'tap'
 import { createAuthority, issueLeaf, type LeafOptions } from '@tendril/common/identity/certificate'
 import { encodePrivateKey } from '@tendril/common/identity/keys'
 import { verifyPeer } from '@tendril/common/identity/peer'
-import { TLS_POLICY, followCertificates, serverTlsOptions } from '@tendril/common/tls'
+import { type Certificates, TLS_POLICY, followCertificates, serverTlsOptions } from '@tendril/common/tls'
 import { secure } from '@tendril/common/transport/secure'
 import { handshakes, makeAuthority, type Pair } from './identity/fixtures.js'
 
 const ours = makeAuthority('Our CA')
 const server = ours.issue({ hosts: ['localhost'] })
-const optionsOf = (pair: Pair): tls.TlsOptions =>
-  serverTlsOptions({ tlsOptions: () => ({ ...pair, ca: [ours.cert] }), on() {}, off() {} })
+const certificatesOf = (pair: Pair): Certificates => ({
+  tlsOptions: () => ({ ...pair, ca: [ours.cert] }),
+  on() {},
+  off() {}
+})
+const optionsOf = (pair: Pair): tls.TlsOptions => serverTlsOptions(certificatesOf(pair))
 const options = optionsOf(server)
 /** As old clients are: no key is too short for them. */
 const lax = { ca: ours.cert, ciphers: 'DEFAULT:@SECLEVEL=0' }
@@ -112,6 +116,50 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
     }
   )
 }
+
+/** A listener that echoes, and connections to it over TLS 1.2. */
+async function echoes(t: Test, listener: tls.Server): Promise<() => Promise<tls.TLSSocket>> {
+  listener.on('secureConnection', socket => socket.on('error', () => {}).pipe(socket))
+  listener.listen(0, '127.0.0.1')
+  await once(listener, 'listening')
+  t.teardown(() => listener.close())
+  const { port } = listener.address() as AddressInfo
+  return async () => {
+    const socket = tls.connect({ port, servername: 'localhost', ca: ours.cert, maxVersion: 'TLSv1.2' })
+    t.teardown(() => socket.destroy())
+    socket.on('error', () => {}).resume()
+    await once(socket, 'secureConnect')
+    t.equal(socket.getProtocol(), 'TLSv1.2')
+    return socket
+  }
+}
+
+async function echo(socket: tls.TLSSocket): Promise<string> {
+  socket.write('still here')
+  const [bytes] = (await once(socket, 'data')) as [Buffer]
+  return bytes.toString()
+}
+
+t.test('TLS 1.2: who asks for a renegotiation is refused, and the listener serves on', async t => {
+  const listener = tls.createServer(options)
+  followCertificates(listener, certificatesOf(server))
+  const connect = await echoes(t, listener)
+  const lenient = await echoes(t, tls.createServer({ ...options, secureOptions: 0 }))
+  const renegotiated = (socket: tls.TLSSocket): Promise<Error | null> =>
+    new Promise(resolve => {
+      socket.once('error', resolve)
+      socket.renegotiate({}, resolve)
+    })
+  const [other, asking] = [await connect(), await connect()]
+
+  t.match(await renegotiated(asking), { code: 'ERR_SSL_NO_RENEGOTIATION' })
+
+  t.equal(await echo(other), 'still here')
+  t.equal(await echo(await connect()), 'still here')
+  const granted = await lenient()
+  t.equal(await renegotiated(granted), null, 'a listener without the option grants it to the same client')
+  t.equal(await echo(granted), 'still here')
+})
 
 t.test('a final dot is in no SNI, and the certificate is found without it', async t => {
   let asked: string | undefined
