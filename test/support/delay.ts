@@ -12,7 +12,14 @@ const LIMIT_BYTES = 64 * 1024 * 1024
 /** A resolution that setTimeout keeps. */
 const MINIMUM_MS = 1
 
-export type DelayRelay = { host: string; port: number; connections(): number; close(): Promise<void> }
+export type DelayRelay = {
+  host: string
+  port: number
+  connections(): number
+  /** Bytes that have come and not left, in all directions of all connections that are open. */
+  bytesHeld(): number
+  close(): Promise<void>
+}
 
 export async function delayRelay(
   t: Teardown,
@@ -26,14 +33,21 @@ export async function delayRelay(
 ): Promise<DelayRelay> {
   const { to, delayMs, limitBytes = LIMIT_BYTES, host = '127.0.0.1', port = 0 } = options
   const sockets = new Set<Socket>()
+  const directions = new Set<Direction>()
   const server = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true }, near => {
     const far = connect({ ...to, allowHalfOpen: true, noDelay: true })
     for (const socket of [near, far]) {
       sockets.add(socket)
       socket.once('close', () => sockets.delete(socket))
     }
-    delayed(near, far, delayMs, limitBytes)
-    delayed(far, near, delayMs, limitBytes)
+    for (const [from, to] of [
+      [near, far],
+      [far, near]
+    ] as const) {
+      const direction = delayed(from, to, delayMs, limitBytes)
+      directions.add(direction)
+      to.once('close', () => directions.delete(direction))
+    }
   })
   server.listen(port, host)
   await once(server, 'listening')
@@ -44,11 +58,19 @@ export async function delayRelay(
     await once(server, 'close')
   }
   t.teardown(close)
-  return { host, port: (server.address() as AddressInfo).port, connections: () => sockets.size / 2, close }
+  return {
+    host,
+    port: (server.address() as AddressInfo).port,
+    connections: () => sockets.size / 2,
+    bytesHeld: () => [...directions].reduce((sum, { bytesHeld }) => sum + bytesHeld(), 0),
+    close
+  }
 }
 
+type Direction = { bytesHeld(): number }
+
 /** One direction. The end and the loss of the source travel in the same queue as its bytes. */
-function delayed(from: Socket, to: Socket, delayMs: number, limitBytes: number): void {
+function delayed(from: Socket, to: Socket, delayMs: number, limitBytes: number): Direction {
   type Parcel = { dueMs: number; deliver: () => void; bytes: number }
   let parcels: Parcel[] = []
   let next = 0
@@ -106,4 +128,5 @@ function delayed(from: Socket, to: Socket, delayMs: number, limitBytes: number):
     blocked = true
   })
   from.resume()
+  return { bytesHeld: () => underWay }
 }

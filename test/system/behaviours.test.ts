@@ -18,6 +18,7 @@ import type { Duplex } from 'node:stream'
 import t, { type Test } from 'tap'
 import { httpGet } from '../support/apiserver.js'
 import { house, type Inhabitant, type Settings } from '../support/house.js'
+import { type Cuttable, cuttable } from '../support/cuttable.js'
 import { until } from '../support/process.js'
 import {
   blackHole,
@@ -132,15 +133,23 @@ t.test('a reset is a reset at the other end, never an orderly end', async t => {
 t.test('a stream may be idle for longer than a dead link is waited for', async t => {
   // A machine that is busy may stand still for a second, and the link must not count as dead for that.
   const link = { link: { pingInterval: '500ms', deadAfter: '2s' } }
+  let line: Cuttable | undefined
   const { dial, clients } = await house(t, {
+    before: async tunnel => (line = await cuttable(t, tunnel)),
     seed: settings => ({ ...settings, ...link }),
     shoot: settings => ({ ...settings, ...link })
   })
   const target = await echoTarget(t)
   const stream = await dial(target.addr)
 
-  // Time itself is what has to pass.
-  await new Promise(resolve => setTimeout(resolve, 2_500))
+  // A ping or its answer, at most once in 400 ms each way: the sixth is later than `deadAfter`.
+  let seen = line!.up
+  let pings = 0
+  await until('pings have been answered for longer than a dead link is waited for', () => {
+    if (line!.up !== seen) pings += 1
+    seen = line!.up
+    return pings > 6
+  })
 
   t.equal(await echo(stream, 'awake'), 'awake')
   t.notMatch(clients[0]!.log(), 'link down')

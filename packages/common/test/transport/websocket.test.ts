@@ -17,7 +17,7 @@ import { SLICE_LEAST_BYTES } from '../../src/transport/sliced-reads.js'
 import { makeAuthority } from '../identity/fixtures.js'
 import { SHARE_UNITS, TURN_UNITS, receiveTurns } from '../../src/fair-scheduler.js'
 import { allocMessage, holdMessage, releaseMessage } from '../../src/message.js'
-import { until } from '../support/sessions.js'
+import { turns, until } from '../support/sessions.js'
 
 type End = {
   carrier: WebSocketCarrier
@@ -117,7 +117,7 @@ for (const tls of [false, true]) {
       // The kernel takes a few MiB first: blocked is who stays blocked.
       while (drained) {
         drained = client.carrier.send(Buffer.alloc(100_000, ++sent % 251))
-        if (!drained) await new Promise(resolve => setTimeout(resolve, 100))
+        if (!drained) await turns(50)
         if (sent > 2_000) throw new Error('never blocked')
       }
       t.ok(client.websocket.bufferedAmount < 1 << 20, `${client.websocket.bufferedAmount} bytes wait`)

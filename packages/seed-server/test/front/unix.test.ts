@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, existsSync, lstatSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { type Socket, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -154,6 +155,16 @@ t.test(
   }
 )
 
+/** Resolves when `count` is above 0 and has stood still for so many turns of the event loop that nothing is on its way. */
+async function halted(count: () => number): Promise<void> {
+  let still = 0
+  while (still < 50) {
+    const before = count()
+    await new Promise(resolve => setImmediate(resolve))
+    still = before > 0 && count() === before ? still + 1 : 0
+  }
+}
+
 t.test('a reset is told where the bytes of the caller lie unread, as in an upload that waits', async t => {
   const path = join(directory(t), 'front.sock')
   let reset = (): void => {}
@@ -161,22 +172,24 @@ t.test('a reset is told where the bytes of the caller lie unread, as in an uploa
     socket.on('error', () => {}).pause()
     reset = () => socket.resetAndDestroy()
   })
-  await open(t, path)
+  let toTarget: Socket | undefined
+  await open(t, path, {
+    dial:
+      () =>
+      async ({ host, port }) => {
+        toTarget = connect({ host, port, allowHalfOpen: true })
+        await once(toTarget, 'connect')
+        return toTarget
+      }
+  })
 
   const raw = await rawPlain(t, { path })
   const failed = once(raw.socket, 'error')
   await raw.write(connectTo(port)).untilText('200')
-  // Until nobody takes any more: then a full queue lies in front of the front.
-  const chunk = Buffer.alloc(256 << 10)
-  const taken = (): Promise<boolean> =>
-    new Promise(resolve => {
-      const timer = setTimeout(() => resolve(false), 500)
-      raw.socket.write(chunk, () => {
-        clearTimeout(timer)
-        resolve(true)
-      })
-    })
-  while (await taken());
+  // More than all queues of the kernel hold. When the front has no more room, a full one lies in front of it.
+  raw.socket.write(Buffer.alloc(64 << 20))
+  await halted(() => (toTarget?.writableNeedDrain ? toTarget.bytesWritten : 0))
+  t.ok(raw.socket.writableLength > 0)
   reset()
 
   const [error] = (await failed) as [NodeJS.ErrnoException]
