@@ -5,5 +5,7 @@ import type { ShootConfig } from './config.js'
 /** For the servers that are listed; behind a balancer there may be more, each with links of its own. */
 export function clientMemoryBounds(config: ShootConfig): MemoryBound[] {
   const links = config.servers.length * config.connections
-  return memoryBounds(config, { links, streams: links * config.session.maxStreams })
+  // While a connection is replaced there are two.
+  const tlsConnections = 2 * links
+  return memoryBounds(config, { links, streams: links * config.session.maxStreams, tlsConnections })
 }
