@@ -58,7 +58,9 @@ const shared = {
     labels: strings('Labels that the Prometheus in question selects by.'),
     interval: duration({ about: 'Time between two scrapes.', min: '1s', max: '1h' })
   }),
-  resources: mapping('Requests of the container. Mind what the comment in values.yaml says of limits.'),
+  resources: mapping(
+    'Requests and limits of the container. Mind what the comment in values.yaml says of them.'
+  ),
   podLabels: strings('More labels of the pods.'),
   podAnnotations: strings('Annotations of the pods.'),
   priorityClassName: words('PriorityClass of the pods.'),

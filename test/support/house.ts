@@ -36,6 +36,8 @@ export type Settings = { [key: string]: Settings | Settings[] | string | number 
 export type HouseOptions = {
   /** Run the programs as child processes, through their bins. Default false: in this process. */
   processes?: boolean
+  /** For processes only: what to start instead of Node with these arguments. */
+  launch?: Launch
   /** Default `['demo']`. Each gets a front of its name with the cluster fixed. */
   clusters?: string[]
   /** Clients per cluster. Default 1. Each connects to every server. */
@@ -54,6 +56,11 @@ export type HouseOptions = {
   /** False: the clients are made but not started. Default true. */
   startClients?: boolean
 }
+
+export type Kind = 'seed-server' | 'shoot-client'
+
+/** The command of a program and variables for it. `args`: its script, and what comes behind. */
+export type Launch = (kind: Kind, args: string[]) => { command: string[]; env?: NodeJS.ProcessEnv }
 
 /** One program of the house. */
 export interface Inhabitant {
@@ -131,7 +138,8 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
       name,
       configFile,
       admin: `http://${written(admin)}`,
-      listeners: listenersOf(settings)
+      listeners: listenersOf(settings),
+      launch: options.launch ?? ((_, args) => ({ command: [process.execPath, ...args] }))
     })
     t.teardown(async () => {
       await inhabitant.stop(TEARDOWN_MS)
@@ -221,8 +229,14 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
   }
 }
 
-type Kind = 'seed-server' | 'shoot-client'
-type Plan = { kind: Kind; name: string; configFile: string; admin: string; listeners: string[] }
+type Plan = {
+  kind: Kind
+  name: string
+  configFile: string
+  admin: string
+  listeners: string[]
+  launch: Launch
+}
 
 /** Names in the `event: listening` lines of a program. */
 function listenersOf({ tunnel, fronts = [], admin }: Settings): string[] {
@@ -231,7 +245,7 @@ function listenersOf({ tunnel, fronts = [], admin }: Settings): string[] {
 }
 
 /** The program as a child process, through its bin. */
-function processInhabitant({ kind, name, configFile, admin, listeners }: Plan): Inhabitant {
+function processInhabitant({ kind, name, configFile, admin, listeners, launch }: Plan): Inhabitant {
   const bin = join(root, 'packages', kind, 'bin', `${kind}.js`)
   let child: ReturnType<typeof start> | undefined
   let earlierLog = ''
@@ -248,7 +262,9 @@ function processInhabitant({ kind, name, configFile, admin, listeners }: Plan): 
       return child?.pid ?? -1
     },
     async start() {
-      const starting = (child ??= start(name, process.execPath, [bin, 'run', '--config', configFile]))
+      const { command, env } = launch(kind, [bin, 'run', '--config', configFile])
+      const [executable = '', ...args] = command
+      const starting = (child ??= start(name, executable, args, env))
       await Promise.all(listeners.map(listener => starting.listening(listener)))
     },
     async stop(graceMs) {
