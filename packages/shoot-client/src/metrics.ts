@@ -51,7 +51,9 @@ export function createClientMetrics(registry: Registry): ClientMetrics {
   /** Open connections with what was counted of each so far. */
   const open = new Map<Socket, { read: number; written: number }>()
   const settle = (socket: Socket, counted: { read: number; written: number }): void => {
-    const { bytesRead, bytesWritten } = socket
+    const bytesRead = Math.max(counted.read, socket.bytesRead)
+    // It includes what waits to be sent, and is smaller again when the target resets and that is dropped.
+    const bytesWritten = Math.max(counted.written, socket.bytesWritten)
     bytes.inc({ direction: 'from_target' }, bytesRead - counted.read)
     bytes.inc({ direction: 'to_target' }, bytesWritten - counted.written)
     counted.read = bytesRead

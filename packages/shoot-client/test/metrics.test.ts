@@ -31,6 +31,26 @@ t.test('bytes of open connections are counted at each scrape, once', async t => 
   )
 })
 
+t.test(
+  'a target that resets with bytes on their way to it, which were counted at a scrape, ends nothing',
+  async t => {
+    const registry = new Registry()
+    const metrics = createClientMetrics(registry)
+    const socket = socketWith(0, 100)
+    metrics.connectionOpened(socket)
+    t.match(await registry.metrics(), /bytes_total\{direction="to_target"\} 100\n/)
+
+    // Node no longer counts what it has not sent.
+    socket.bytesWritten = 60
+    t.doesNotThrow(() => socket.emit('close'))
+
+    t.match(
+      await registry.metrics(),
+      /bytes_total\{direction="to_target"\} 100\n[^]*tendril_client_connections 0\n/
+    )
+  }
+)
+
 t.test('dials and links are counted by code', async t => {
   const registry = new Registry()
   const metrics = createClientMetrics(registry)
