@@ -512,9 +512,11 @@ t.test(
         }
       ]
     })
-    let downs = 0
+    let lost = 0
     await city.pass(1_000)
-    city.keeper.lines[0]?.link.on('down', () => downs++)
+    const [line] = city.keeper.lines
+    // Which of two connections is heard first is not said: the older one may end before the answer on the newer one is there.
+    line?.link.on('down', ({ code }) => (lost += code === 'SUPERSEDED' ? 0 : 1))
 
     await city.pass(79_000)
     t.equal(city.attempts.length, 1, 'not before 80 % of its time')
@@ -531,7 +533,9 @@ t.test(
     city.attempts.length = 0
     await city.pass(60_000)
     t.ok(city.attempts.length <= 75, `${city.attempts.length} attempts in a minute`)
-    t.equal(downs, 0)
+    t.equal(lost, 0)
+    t.same(city.keeper.lines, [line], 'the line goes on, over the same link')
+    t.ok(line?.up)
     await city.end()
   }
 )
