@@ -95,13 +95,18 @@ export class SharedLimit {
 
   /** @throws TunnelError OVERLOADED when nothing is left that this party may have, with the key and its value. */
   acquire(party: string): Release {
-    const count = this.#counts.get(party) ?? Infinity
-    if (count >= this.keptForEach && this.#beyond >= this.limit - this.keptForEach * this.#counts.size) {
+    if (!this.#mayHaveOneMore(party)) {
       this.#onRefused?.(party)
       throw new TunnelError('OVERLOADED', this.#refusal())
     }
     this.#add(party, 1)
     return once(() => this.#add(party, -1))
+  }
+
+  #mayHaveOneMore(party: string): boolean {
+    const count = this.#counts.get(party)
+    if (count === undefined) return false
+    return count < this.keptForEach || this.#beyond < this.limit - this.keptForEach * this.#counts.size
   }
 
   #add(party: string, change: 1 | -1): void {

@@ -92,6 +92,14 @@ for (const parties of [1, 2, 3, 10, 100]) {
   })
 }
 
+t.test('a party that was not named gets nothing, and takes nothing from the others', async t => {
+  for (const parties of [[], ['a', 'b']]) {
+    const limit = new SharedLimit(8, parties, SHARED)
+    t.throws(() => limit.acquire('c'), { code: 'OVERLOADED' })
+    t.equal(limit.count, 0)
+  }
+})
+
 t.test('a party that has what it may have is told that the rest is kept for others', async t => {
   let refused = ''
   const limit = new SharedLimit(8, ['a', 'b'], SHARED, party => (refused = party))
