@@ -1,5 +1,4 @@
 /** Time is in the test's hands; certificates and their signatures are real. */
-import { EventEmitter } from 'node:events'
 import { X509Certificate } from 'node:crypto'
 import t from 'tap'
 import type { Test } from 'tap'
@@ -8,30 +7,17 @@ import { AdmittedCertificates, type AdmittedOptions, LOOK_AGAIN_MS } from '@tend
 import { readIdentity } from '@tendril/common/identity/peer'
 import { createLog } from '@tendril/common/log'
 import { FakeClock } from '../support/fake-clock.js'
-import { makeAuthority } from './fixtures.js'
+import { AuthorityFiles, makeAuthority } from './fixtures.js'
 
 const DAY_MS = 24 * 60 * 60_000
 const begin = new Date('2030-01-01T00:00:00Z')
 const ours = makeAuthority('Our CA', { now: begin })
 
-class Files extends EventEmitter {
-  ca = [ours.cert]
-
-  tlsOptions(): { ca: string[] } {
-    return { ca: this.ca }
-  }
-
-  change(...ca: string[]): void {
-    this.ca = ca
-    this.emit('change')
-  }
-}
-
 function create(t: Test, options: Partial<AdmittedOptions> = {}) {
   const clock = new FakeClock()
   const startMs = clock.now()
   const lines: string[] = []
-  const files = new Files()
+  const files = new AuthorityFiles(ours.cert)
   const wall = { aheadMs: 0 }
   const admitted = new AdmittedCertificates({
     authorities: files,

@@ -5,7 +5,7 @@
 import { execFileSync } from 'node:child_process'
 import { X509Certificate } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -17,6 +17,25 @@ import type { Issuer, LeafOptions } from '@tendril/common/identity/certificate'
 import { encodePrivateKey, makeKeyPair } from '@tendril/common/identity/keys'
 
 export type Pair = { cert: string; key: string }
+
+/** The files of a side that verifies: its authorities, and what happens when they are read again. */
+export class AuthorityFiles extends EventEmitter {
+  ca: string[]
+
+  constructor(...ca: string[]) {
+    super()
+    this.ca = ca
+  }
+
+  tlsOptions(): { ca: string[] } {
+    return { ca: this.ca }
+  }
+
+  change(...ca: string[]): void {
+    this.ca = ca
+    this.emit('change')
+  }
+}
 
 /** A directory of its own that goes when the test ends. */
 export function makeDirectory(t: Test): string {

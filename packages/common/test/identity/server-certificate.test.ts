@@ -20,26 +20,12 @@ import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { WEBSOCKET_PROTOCOL, WebSocketCarrier, websocketOptions } from '@tendril/common/transport/websocket'
 import { FakeClock } from '../support/fake-clock.js'
 import { memoryCarriers } from '../support/memory-carrier.js'
-import { type Pair, makeAuthority, makeDirectory, operatorPki } from './fixtures.js'
+import { AuthorityFiles, type Pair, makeAuthority, makeDirectory, operatorPki } from './fixtures.js'
 
 const DAY_MS = 24 * 60 * 60_000
 const ours = makeAuthority('Our CA')
 const issue = (validityDays: number): Pair =>
   ours.issue({ commonName: 'vpn', hosts: ['localhost'], validityDays })
-
-/** The file with the authorities of the side that connects. */
-class Files extends EventEmitter {
-  ca = [ours.cert]
-
-  tlsOptions(): { ca: string[] } {
-    return { ca: this.ca }
-  }
-
-  change(...ca: string[]): void {
-    this.ca = ca
-    this.emit('change')
-  }
-}
 
 /** A server with one link, the messages it has received, and our side of that link. */
 async function create(t: Test, first: Pair, options: Partial<AdmittedOptions> = {}) {
@@ -75,7 +61,7 @@ async function create(t: Test, first: Pair, options: Partial<AdmittedOptions> = 
   const clock = new FakeClock()
   const startMs = clock.now()
   const lines: string[] = []
-  const files = new Files()
+  const files = new AuthorityFiles(ours.cert)
   const admitted = new AdmittedCertificates({
     authorities: files,
     code: 'SERVER_NOT_IDENTIFIED',
