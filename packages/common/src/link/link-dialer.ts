@@ -90,7 +90,8 @@ export class LinkDialer {
 
   /**
    * Rejects with LINK_LOST when the link is down, goes down, or its other side stops responding before the dial is
-   * answered; when no other link can be asked instead, only at the end of the dial's time. The dial is then taken back: should its OPEN still arrive, so will its RESET.
+   * answered; when no other link can be asked instead, only at the end of the dial's time. The dial is then taken back:
+   * should its OPEN still arrive, so will its RESET.
    */
   readonly dial: Dial = async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
     if (this.#link.state !== 'up') throw new TunnelError('LINK_LOST', 'the link is down')

@@ -1,7 +1,7 @@
 /**
  * One dial into a cluster: which clients it has asked, what they answered, and whether it waits. It asks responsive
- * clients first, then the other replicas, then clients that are silent or draining; in all at most DIAL_TRIES of them, and one more
- * for each time that a client comes, or comes back, while the dial waits.
+ * clients first, then the other replicas, then clients that are silent or draining; in all at most DIAL_TRIES of them,
+ * and one more for each time that a client comes, or comes back, while the dial waits.
  */
 import type { Duplex } from 'node:stream'
 import {
