@@ -170,6 +170,13 @@ t.test('dropped log lines raise an alert, and operations.md says what to do abou
   t.match(await read('../docs/operations.md'), `${rule.alert}:`)
 })
 
+t.test('operations.md says of every alert what to do about it', async t => {
+  const { groups } = parse(await read('dashboards/alerts.yaml'))
+  const page = await read('../docs/operations.md')
+
+  for (const { alert } of groups[0].rules) t.match(page, `\n- ${alert}: `)
+})
+
 t.test('the examples lead to the Service and the port of the chart', async t => {
   const guides = (await read('../docs/install/control-plane.md')) + (await read('../docs/install/shoot.md'))
   for (const name of (await readdir(deploy('examples'))).filter(file => file.endsWith('.yaml'))) {
