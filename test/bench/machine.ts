@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { arch, cpus, release, totalmem } from 'node:os'
-import { ROOT } from './paths.js'
+import { ROOT } from './bench-paths.js'
 
 export type Machine = {
   cpu: string

@@ -1,8 +1,8 @@
 /** A run as docs/benchmarks.md with its plots and its JSON beside it. Everything there is generated. */
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { metrics, type MetricName } from './metrics.js'
-import { DOCUMENT, PLOTS } from './paths.js'
+import { metrics, type MetricName } from './figures.js'
+import { DOCUMENT, PLOTS } from './bench-paths.js'
 import { BASE, failures, figure, foreignShare, ratio, type Run, type Summary } from './results.js'
 import { barChart, type Chart } from './svg.js'
 import { formatNumber, ran } from './table.js'

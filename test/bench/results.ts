@@ -3,7 +3,7 @@
  * are formed inside one round before their median is taken, because the machine's mood changes between rounds.
  */
 import type { Machine } from './machine.js'
-import type { MetricName } from './metrics.js'
+import type { MetricName } from './figures.js'
 
 /** One contender at one workload; every list has one entry per round, null where the round failed. */
 export type Cell = {

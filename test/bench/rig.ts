@@ -106,13 +106,15 @@ export class Rig {
         },
         async line(to: Address, { host = '127.0.0.1', prefix = [] } = {}) {
           if (options.rttMs === 0) return to
-          line = processes.helper('delay', [host, to.host, `${to.port}`, `${options.rttMs}`], prefix)
+          line = processes.helper('latency-relay', [host, to.host, `${to.port}`, `${options.rttMs}`], prefix)
           return await processes.listening(line)
         }
       })
       if (!target) throw new Error(`${contender.name} started no target`)
       const prefix = running.loadPrefix ?? []
-      const workers = Array.from({ length: options.workers }, () => processes.helper('load', [], prefix))
+      const workers = Array.from({ length: options.workers }, () =>
+        processes.helper('load-worker', [], prefix)
+      )
       return new Rig(contender, running, processes, { workDir, workers, target, line })
     } catch (error) {
       await processes.stop()

@@ -1,5 +1,5 @@
 /** A run as text for the terminal: medians with their spread, then ratios to the relay. 110 columns with five contenders. */
-import { metrics, type Metric } from './metrics.js'
+import { metrics, type Metric } from './figures.js'
 import { BASE, failures, figure, ratio, type Run, type Summary } from './results.js'
 
 const LABEL_WIDTH = 34

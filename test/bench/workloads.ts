@@ -4,7 +4,7 @@
  */
 import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Figures, MetricName } from './metrics.js'
+import type { Figures, MetricName } from './figures.js'
 import type { GroupSpec } from './protocol.js'
 import { mib, type Rig, type Window } from './rig.js'
 
@@ -201,7 +201,8 @@ async function measured(
 const programsOf = (rig: Rig, window: Window): number =>
   rig.running.programs.reduce((total, { name }) => total + (window.cpuSeconds[name] ?? 0), 0)
 
-const loadOf = ({ cpuSeconds }: Window): number => (cpuSeconds['load'] ?? 0) + (cpuSeconds['target'] ?? 0)
+const loadOf = ({ cpuSeconds }: Window): number =>
+  (cpuSeconds['load-worker'] ?? 0) + (cpuSeconds['target'] ?? 0)
 
 /** Contenders without programs (direct) have neither CPU nor memory of their own. */
 function resources({ seconds, cpuSeconds, peakMib, foreignCpuSeconds }: Window): Outcome {

@@ -14,7 +14,7 @@ import {
   encodeNumber,
   isLinkMessage,
   linkType
-} from '@tendril/common/link/message'
+} from '@tendril/common/link/link-message'
 import { connect as connectServer } from '@tendril/common/transport/connect'
 import { WebSocketCarrier } from '@tendril/common/transport/websocket'
 import { eachFrame } from '@tendril/common/wire/decode'

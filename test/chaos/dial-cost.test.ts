@@ -3,7 +3,7 @@ import t from 'tap'
 import { Session, type Target } from '@tendril/common'
 import { readRoute } from '@tendril/common/policy/routes'
 import { Registry } from '@tendril/seed-server/registry/registry'
-import { memoryCarrierPair } from '../support/memory-carrier.js'
+import { memoryCarrierPair } from '../support/simple-memory-carrier.js'
 import { WHOLE, figure } from './traffic.js'
 
 const CLIENTS = 1_000

@@ -1,8 +1,8 @@
 /** SIGTERM to the installed programs: what is under way is finished, nothing new begins, and nobody waits too long. */
 import t from 'tap'
 import { ask } from '../support/ask.js'
-import { type Settings, house } from '../support/house.js'
-import { until } from '../support/process.js'
+import { type Settings, house } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { echo, figure, took } from './traffic.js'
 

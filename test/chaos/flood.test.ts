@@ -18,12 +18,12 @@ import {
   encodeRefuse,
   encodeWelcome,
   linkType
-} from '@tendril/common/link/message'
+} from '@tendril/common/link/link-message'
 import { websocketOptions } from '@tendril/common/transport/websocket'
 import { encode } from '@tendril/common/wire/encode'
 import { FRAME_LIMIT_BYTES, VERSION } from '@tendril/common/wire/frame'
-import { house } from '../support/house.js'
-import { startForTest, until } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { startForTest, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { type Flood, type FloodSettings, floodBytes, floods, pour } from './flood.js'
 import { WHOLE, echo, figure } from './traffic.js'

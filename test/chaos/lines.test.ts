@@ -2,10 +2,10 @@
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import t from 'tap'
-import { house } from '../support/house.js'
-import { requireTool, until } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { requireTool, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
-import { type Way, way } from './paths.js'
+import { type Way, way } from './network-path.js'
 import { echo, figure, logged } from './traffic.js'
 
 t.test('a connection is replaced before maxConnectionAge, and no stream notices', async t => {

@@ -9,7 +9,7 @@ import { LinkHost } from '@tendril/common/link/host'
 import { Link } from '@tendril/common/link/link'
 import { Session } from '@tendril/common/mux/session'
 import { collectGarbage } from '@tendril/common/test/support/garbage'
-import { until } from '../support/process.js'
+import { until } from '../support/child-process.js'
 import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
 import { MIB, figure } from './traffic.js'
 

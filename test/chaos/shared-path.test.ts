@@ -4,9 +4,9 @@
  */
 import t from 'tap'
 import { createBackoff } from '@tendril/common/backoff'
-import type { Arrival, Door } from '@tendril/common/keeper/keeper'
+import type { Arrival, Door } from '@tendril/common/tunnel/tunnel-manager'
 import { TunnelError } from '@tendril/common'
-import { type City, createCity, seeded } from '@tendril/common/test/keeper/city'
+import { type City, createCity, seeded } from '@tendril/common/test/tunnel/simulation'
 import { WHOLE, figure } from './traffic.js'
 
 /** The whole ten thousand run with `npm run test:chaos`; `npm test` takes a part, other seeds each day. */

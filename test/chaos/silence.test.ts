@@ -1,10 +1,10 @@
 /** A path that swallows packets without a word: how soon it is noticed, and that streams go on when it is back. */
 import t from 'tap'
 import type { Test } from 'tap'
-import { type Settings, house } from '../support/house.js'
-import { until } from '../support/process.js'
+import { type Settings, house } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 import { echoTarget, sourceTarget } from '../support/targets.js'
-import { type Way, way } from './paths.js'
+import { type Way, way } from './network-path.js'
 import { MIB, WHOLE, echo, figure, hashOf, logged } from './traffic.js'
 
 type Limits = { pingInterval: string; deadAfter: string }

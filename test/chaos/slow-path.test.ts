@@ -5,10 +5,10 @@
 import { createHash } from 'node:crypto'
 import { type Duplex, Readable } from 'node:stream'
 import t, { type Test } from 'tap'
-import { house } from '../support/house.js'
-import { PATIENCE_MS, until } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { PATIENCE_MS, until } from '../support/child-process.js'
 import { echoTarget, pseudoRandom, sinkTarget, tcpTarget } from '../support/targets.js'
-import { type SlowWay, slowWay } from './slow-way.js'
+import { type SlowWay, slowWay } from './slow-path.js'
 import { MIB, WHOLE, figure, hashOf, logged, upload } from './traffic.js'
 import { type Round, typing } from './typing.js'
 

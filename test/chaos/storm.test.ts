@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { house } from '../support/house.js'
-import { PATIENCE_MS, startForTest, until } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { PATIENCE_MS, startForTest, until } from '../support/child-process.js'
 import { WHOLE, figure } from './traffic.js'
 
 const PROCESSES = WHOLE ? 4 : 1

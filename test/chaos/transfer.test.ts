@@ -3,11 +3,11 @@
  * Nobody above the link may notice: hashes are equal, no stream sees an error.
  */
 import t from 'tap'
-import { house } from '../support/house.js'
-import { PATIENCE_MS, requireTool } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { PATIENCE_MS, requireTool } from '../support/child-process.js'
 import { squid } from '../support/proxies.js'
 import { echoTarget, sinkTarget, sourceTarget, tcpTarget } from '../support/targets.js'
-import { hopThrough, reloadingHaproxy, way } from './paths.js'
+import { hopThrough, reloadingHaproxy, way } from './network-path.js'
 import { MIB, WHOLE, echo, figure, hashOf, logged, upload } from './traffic.js'
 
 const TRANSFER_BYTES = WHOLE ? 1024 * MIB : 64 * MIB

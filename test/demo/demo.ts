@@ -21,7 +21,7 @@ import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { start, until, type Child } from '../support/process.js'
+import { start, until, type Child } from '../support/child-process.js'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../../..')
 const serverBin = join(root, 'packages/seed-server/bin/seed-server.js')

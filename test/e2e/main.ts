@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { definitionFiles } from './support/definitions.js'
 import { createNetwork } from './support/network.js'
-import { inside } from './support/process.js'
+import { inside } from './support/namespace-process.js'
 import { buildTools, toolVersions } from './support/tools.js'
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`)

@@ -6,14 +6,14 @@ import { fileURLToPath } from 'node:url'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../..')
 
-/** The words both ends share. */
-const words = [
+/** The files that both ends share. */
+const shared = [
   'common/index',
   'common/errors',
   'common/dial',
   'common/carrier',
   'common/clock',
-  'common/message',
+  'common/message-buffer',
   'common/queue',
   'common/fair-scheduler'
 ]
@@ -37,12 +37,12 @@ export const table = [
     may: ['common/errors', 'type:common/clock']
   },
   {
-    files: ['common/mux/credit', 'common/mux/turns'],
+    files: ['common/mux/credit', 'common/mux/stream-scheduler'],
     may: ['common/mux/*', 'common/errors', 'type:common/fair-budget']
   },
   {
     files: ['common/link/replay', 'common/link/hello'],
-    may: ['common/link/*', 'common/errors', 'type:common/fair-budget', 'common/message', 'node:buffer']
+    may: ['common/link/*', 'common/errors', 'type:common/fair-budget', 'common/message-buffer', 'node:buffer']
   },
   {
     files: ['common/policy/**'],
@@ -63,7 +63,7 @@ export const table = [
       'common/wire/**',
       'common/linger',
       'type:common/fair-budget',
-      ...words,
+      ...shared,
       'type:common/log',
       ...pure
     ]
@@ -75,7 +75,7 @@ export const table = [
       'common/wire/**',
       'common/fair-budget',
       'common/counted-limit',
-      ...words,
+      ...shared,
       'type:common/log',
       ...pure,
       'node:crypto'
@@ -83,13 +83,13 @@ export const table = [
   },
   {
     files: ['common/transport/websocket'],
-    may: [...words, 'type:common/log', ...pure, 'common/transport/sliced-reads', 'ws']
+    may: [...shared, 'type:common/log', ...pure, 'common/transport/sliced-reads', 'ws']
   },
   {
     files: ['common/transport/**'],
     may: [
       'common/transport/**',
-      ...words,
+      ...shared,
       'common/tls',
       'common/owned',
       'common/race',
@@ -97,7 +97,7 @@ export const table = [
       'common/resolve',
       'common/identity/dns-name',
       'common/identity/peer',
-      'common/wire/authority',
+      'common/wire/host-port',
       'node:http',
       'node:net',
       'node:tls',
@@ -105,40 +105,43 @@ export const table = [
       'ws'
     ]
   },
-  { files: ['common/keeper/keeper'], may: ['type:common/keeper/line', ...words, 'type:common/backoff'] },
   {
-    files: ['common/keeper/**'],
-    may: ['common/keeper/**', 'common/link/**', 'type:common/mux/session', ...words]
+    files: ['common/tunnel/tunnel-manager'],
+    may: ['type:common/tunnel/tunnel', ...shared, 'type:common/backoff']
+  },
+  {
+    files: ['common/tunnel/**'],
+    may: ['common/tunnel/**', 'common/link/**', 'type:common/mux/session', ...shared]
   },
 
   {
     files: ['common/identity/**'],
-    may: ['common/identity/**', ...words, 'type:common/log', 'node:*', 'node:*/*', 'node-forge', 'ipaddr.js']
+    may: ['common/identity/**', ...shared, 'type:common/log', 'node:*', 'node:*/*', 'node-forge', 'ipaddr.js']
   },
   {
     files: ['common/admin/**'],
-    may: ['common/admin/**', ...words, 'common/*', 'node:*', 'fastify', 'prom-client']
+    may: ['common/admin/**', ...shared, 'common/*', 'node:*', 'fastify', 'prom-client']
   },
   { files: ['common/index'], may: ['common/**'] },
-  { files: ['common/serve'], may: [...words, 'common/splice', 'type:common/mux/session'] },
+  { files: ['common/serve'], may: [...shared, 'common/splice', 'type:common/mux/session'] },
   {
     files: ['common/config/**'],
     may: [
       'common/config/**',
-      'common/listen',
+      'common/listen-address',
       'common/resolver-files',
       'type:common/resolve',
-      ...words,
+      ...shared,
       'node:*',
       'node:*/*',
       'yaml',
       'zod'
     ]
   },
-  { files: ['common/config'], may: ['common/config/**', ...words, 'node:*', 'node:*/*', 'yaml', 'zod'] },
+  { files: ['common/config'], may: ['common/config/**', ...shared, 'node:*', 'node:*/*', 'yaml', 'zod'] },
   {
     files: ['common/command'],
-    may: ['common/config', 'common/log', 'common/log-output', ...words, 'commander']
+    may: ['common/config', 'common/log', 'common/log-output', ...shared, 'commander']
   },
   { files: ['common/*'], may: ['common/*', 'node:*', 'node:*/*', 'pino', 'prom-client'] },
 
@@ -153,7 +156,7 @@ export const table = [
       'seed-server/front/**',
       'common/*',
       'common/identity/**',
-      'common/wire/authority',
+      'common/wire/host-port',
       'node:*',
       'node:*/*'
     ]
@@ -162,7 +165,7 @@ export const table = [
     files: ['seed-server/registry/**'],
     may: [
       'seed-server/registry/**',
-      ...words,
+      ...shared,
       'common/policy/route-index',
       'type:common/policy/routes',
       'type:common/log',
@@ -175,9 +178,9 @@ export const table = [
     may: [
       'seed-server/peers/**',
       'common/*',
-      'common/keeper/**',
+      'common/tunnel/**',
       'common/link/**',
-      'common/wire/authority',
+      'common/wire/host-port',
       'node:crypto'
     ]
   },
@@ -193,7 +196,7 @@ export const table = [
       'common/admin/**',
       'type:seed-server/registry/**',
       'type:seed-server/peers/**',
-      'seed-server/metrics',
+      'seed-server/server-metrics',
       'node:*',
       'fastify',
       'prom-client'
@@ -206,7 +209,7 @@ export const table = [
     may: [
       'seed-server/workers/**',
       'seed-server/front/unix',
-      'seed-server/metrics',
+      'seed-server/server-metrics',
       'type:seed-server/config',
       'common/*',
       'common/admin/**',
@@ -216,15 +219,21 @@ export const table = [
   },
   {
     files: ['seed-server/workers/worker'],
-    may: ['seed-server/workers/**', 'seed-server/server', 'seed-server/admin/readiness', 'common/*', 'node:*']
+    may: [
+      'seed-server/workers/**',
+      'seed-server/server',
+      'seed-server/admin/server-readiness',
+      'common/*',
+      'node:*'
+    ]
   },
   {
     files: ['seed-server/workers/**'],
     may: [
       'seed-server/workers/**',
       'type:seed-server/config',
-      ...words,
-      'type:common/admin/app',
+      ...shared,
+      'type:common/admin/admin-listener',
       'node:*',
       'prom-client'
     ]
@@ -239,7 +248,7 @@ export const table = [
       'common/config/fields',
       'common/identity/**',
       'common/transport/**',
-      'common/wire/authority',
+      'common/wire/host-port',
       'node:*',
       'node:*/*',
       'ws'
@@ -251,7 +260,7 @@ export const table = [
       'shoot-client/targets/**',
       'common/*',
       'common/policy/**',
-      'common/wire/authority',
+      'common/wire/host-port',
       'node:*',
       'node:*/*'
     ]
@@ -266,7 +275,7 @@ export const table = [
       'shoot-client/admin/**',
       'common/*',
       'common/admin/**',
-      'shoot-client/metrics',
+      'shoot-client/client-metrics',
       'node:*',
       'fastify',
       'prom-client'
@@ -289,7 +298,7 @@ export const table = [
       'seed-server/identity/**',
       'seed-server/workers/**',
       'common/*',
-      'common/config/bounds',
+      'common/config/memory-bounds',
       'node:*',
       'commander',
       'yaml'
@@ -297,11 +306,11 @@ export const table = [
   },
   {
     files: ['shoot-client/main', 'shoot-client/cli', 'shoot-client/index'],
-    may: ['shoot-client/*', 'common/*', 'common/config/bounds', 'node:*', 'commander', 'yaml']
+    may: ['shoot-client/*', 'common/*', 'common/config/memory-bounds', 'node:*', 'commander', 'yaml']
   },
 
   {
-    files: ['shoot-client/proxies'],
+    files: ['shoot-client/chosen-proxies'],
     may: [
       'shoot-client/transport/proxy',
       'common/transport/destination',
@@ -316,10 +325,10 @@ export const table = [
     may: [
       'seed-server/config',
       'seed-server/peers-config',
-      'seed-server/metrics',
+      'seed-server/server-metrics',
       'seed-server/egress',
       'seed-server/limits',
-      'seed-server/bounds',
+      'seed-server/server-bounds',
       'common/*',
       'common/config/**',
       'common/identity/**',
@@ -335,7 +344,7 @@ export const table = [
     files: ['shoot-client/*'],
     may: [
       'shoot-client/config',
-      'shoot-client/metrics',
+      'shoot-client/client-metrics',
       'common/*',
       'common/config/**',
       'common/identity/role',

@@ -3,7 +3,7 @@
  * Sockets, listeners, timers, watchers and child processes count; what was unref'd does not keep anybody.
  */
 import type { Test } from 'tap'
-import { PATIENCE_MS } from './process.js'
+import { PATIENCE_MS } from './child-process.js'
 
 /** Open things by kind, such as `{ TCPSocketWrap: 2 }`. Immediates and file requests are over before anyone could look. */
 export function openResources(): Map<string, number> {

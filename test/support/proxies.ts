@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { spawnSync } from 'node:child_process'
 import type { Test } from 'tap'
 import { reservePort } from './ports.js'
-import { TEARDOWN_MS, accepting, start, type Child } from './process.js'
+import { TEARDOWN_MS, accepting, start, type Child } from './child-process.js'
 
 export type Address = { host: string; port: number }
 

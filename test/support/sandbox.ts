@@ -9,7 +9,7 @@ import { closeSync, openSync } from 'node:fs'
 import { appendFile, chmod, chown, cp, mkdir, readFile, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { searchPath } from './process.js'
+import { searchPath } from './child-process.js'
 
 /** Where the commands of the guides expect to be: the checkout, or what looks like it. */
 const CHECKOUT = fileURLToPath(new URL('../../../', import.meta.url))

@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { createServer as createHttpServer, type RequestListener } from 'node:http'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { reservePort } from './ports.js'
-import { start } from './process.js'
+import { start } from './child-process.js'
 
 /** What a target needs of a test: a place to leave its clean-up. */
 export type Teardown = { teardown(action: () => unknown): void }

@@ -1,10 +1,10 @@
 /** One name, five servers behind it, a balancer that knows nothing of them: the client finds them all, over real TLS. */
 import t from 'tap'
-import { randomHaproxy } from '../chaos/paths.js'
+import { randomHaproxy } from '../chaos/network-path.js'
 import { figure, logged } from '../chaos/traffic.js'
-import { type Settings, house } from '../support/house.js'
+import { type Settings, house } from '../support/deployment.js'
 import { reservePort } from '../support/ports.js'
-import { requireTool, until } from '../support/process.js'
+import { requireTool, until } from '../support/child-process.js'
 
 const SERVERS = 5
 

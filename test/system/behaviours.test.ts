@@ -7,8 +7,8 @@
  *   fast upload into a slow reader that keeps sending       here
  *   black hole, caller leaves, silent client                here
  *   IPv6 literals, names, long names, CONNECT in pieces     here
- *   refused target, server-first bytes                      house.test.ts
- *   no client                                               peers.test.ts
+ *   refused target, server-first bytes                      direct-path.test.ts
+ *   no client                                               peer-servers.test.ts
  *   unknown frames, versions, late answers                  packages/common/test/mux/session-rules.test.ts
  */
 import { once } from 'node:events'
@@ -17,9 +17,9 @@ import { connect, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import t, { type Test } from 'tap'
 import { httpGet } from '../support/apiserver.js'
-import { house, type Inhabitant, type Settings } from '../support/house.js'
+import { house, type Inhabitant, type Settings } from '../support/deployment.js'
 import { type Cuttable, cuttable } from '../support/cuttable.js'
-import { until } from '../support/process.js'
+import { until } from '../support/child-process.js'
 import {
   blackHole,
   echoTarget,

@@ -1,7 +1,7 @@
 /** The whole path behind a real nginx with `ssl_preread`: what haproxy is trusted with, the other one must do as well. */
 import t from 'tap'
 import { httpGet } from '../support/apiserver.js'
-import { requireTool, until } from '../support/process.js'
+import { requireTool, until } from '../support/child-process.js'
 import { nginx } from '../support/proxies.js'
 import { echoTarget, podTarget, sinkTarget, sourceTarget } from '../support/targets.js'
 import { city, NAMES, relayFrom, WEB_GREETING } from './behind.js'

@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import type { Test } from 'tap'
-import { house, type Settings, type TestHouse } from '../support/house.js'
+import { house, type Settings, type TestHouse } from '../support/deployment.js'
 import { reserveAddress } from '../support/ports.js'
 import type { Address, Proxy, SniRoutes } from '../support/proxies.js'
 

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { writePki } from '@tendril/seed-server/identity/authority'
 import { reservePort } from '../support/ports.js'
-import { until } from '../support/process.js'
+import { until } from '../support/child-process.js'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../../..')
 const PROGRAMS = ['seed-server', 'shoot-client'] as const

@@ -1,14 +1,14 @@
 /**
  * curl at the fronts of a whole house, as people try a tunnel out by hand: it proxies through TLS and Unix fronts and
- * says why not. Fronts alone are tried with curl in packages/seed-server/test/front/curl.test.ts.
+ * says why not. Fronts alone are tried with curl in packages/seed-server/test/front/front-curl.test.ts.
  */
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
-import { house } from '../support/house.js'
-import { requireTool } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { requireTool } from '../support/child-process.js'
 import { podTarget, refusedPort } from '../support/targets.js'
 
 const run = promisify(execFile)

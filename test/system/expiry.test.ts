@@ -8,10 +8,10 @@ import type { Duplex } from 'node:stream'
 import t from 'tap'
 import { createAuthority } from '@tendril/common/identity/certificate'
 import { makeKeyPair } from '@tendril/common/identity/keys'
-import { house, type Settings, type TestHouse } from '../support/house.js'
-import { until } from '../support/process.js'
+import { house, type Settings, type TestHouse } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
-import { issue, type Material } from './certificates.js'
+import { issue, type Material } from './issue-certificate.js'
 
 /** Long enough to start everything on a machine that has other things to do. */
 const VALID_S = 10

@@ -5,8 +5,8 @@
 import t, { type Test } from 'tap'
 import { figure } from '../chaos/traffic.js'
 import { httpGet } from '../support/apiserver.js'
-import { type Inhabitant, type Settings, type TestHouse, house } from '../support/house.js'
-import { until } from '../support/process.js'
+import { type Inhabitant, type Settings, type TestHouse, house } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 import { podTarget } from '../support/targets.js'
 
 const DIALS = 33

@@ -7,13 +7,13 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import type { Test } from 'tap'
 import { WebSocket } from 'ws'
-import { decodeAnswer, encodeHello, isLinkMessage, type LinkWelcome } from '@tendril/common/link/message'
+import { decodeAnswer, encodeHello, isLinkMessage, type LinkWelcome } from '@tendril/common/link/link-message'
 import { websocketClientOptions } from '@tendril/common/transport/websocket'
 import { eachFrame } from '@tendril/common/wire/decode'
 import { encode } from '@tendril/common/wire/encode'
 import { FRAME_LIMIT_BYTES, frameType, VERSION } from '@tendril/common/wire/frame'
-import type { TestHouse } from '../support/house.js'
-import { until } from '../support/process.js'
+import type { TestHouse } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 
 export type Frame = { type: number; stream: number; payload: Buffer }
 

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { parse } from 'yaml'
 import { readGuide, strayBlocks, ways } from '../support/guide.js'
-import { until } from '../support/process.js'
+import { until } from '../support/child-process.js'
 import { Sandbox, whyNoSandbox } from '../support/sandbox.js'
 
 /** An address of the "workload cluster": on loopback, and inside what the guide's client may reach. */

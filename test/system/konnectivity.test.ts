@@ -2,7 +2,7 @@
  * Konnectivity's own test list in http-connect form, for a whole house: what its users are used to, and what its
  * authors left untested. Where each line of the list is shown; what is about several servers or tokens is not here.
  *
- *   GET through CONNECT, nothing behind the header     house.test.ts
+ *   GET through CONNECT, nothing behind the header     direct-path.test.ts
  *   refused, name not found: 502 and counters          here
  *   black hole: the dial's time                        behaviours.test.ts
  *   50 cancelled dials at once, nothing left           here
@@ -29,8 +29,8 @@ import { once } from 'node:events'
 import t from 'tap'
 import { httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { house, type Inhabitant, type Settings, type TestHouse } from '../support/house.js'
-import { until } from '../support/process.js'
+import { house, type Inhabitant, type Settings, type TestHouse } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 import {
   blackHole,
   echoTarget,
@@ -39,7 +39,7 @@ import {
   refusedPort,
   sourceTarget
 } from '../support/targets.js'
-import { issue, type Material } from './certificates.js'
+import { issue, type Material } from './issue-certificate.js'
 import { digest, echo, gone, inParallel, MIB, readBytes, rounds } from './talk.js'
 
 /** Clients of one cluster that can be told apart: by default all of a machine have its name. */

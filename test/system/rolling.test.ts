@@ -5,12 +5,12 @@
  */
 import { readFileSync } from 'node:fs'
 import t from 'tap'
-import { randomHaproxy } from '../chaos/paths.js'
+import { randomHaproxy } from '../chaos/network-path.js'
 import { WHOLE, figure } from '../chaos/traffic.js'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
-import { type Settings, house } from '../support/house.js'
+import { type Settings, house } from '../support/deployment.js'
 import { reservePort } from '../support/ports.js'
-import { requireTool, until } from '../support/process.js'
+import { requireTool, until } from '../support/child-process.js'
 import { podTarget } from '../support/targets.js'
 
 const SERVERS = 3

@@ -5,7 +5,7 @@ import { setMaxListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import { dnsServer } from '@tendril/common/test/support/dns-server'
 import { cuttable } from '../support/cuttable.js'
-import { type Settings, house } from '../support/house.js'
+import { type Settings, house } from '../support/deployment.js'
 import { echoTarget } from '../support/targets.js'
 import { echo } from './talk.js'
 

@@ -12,8 +12,8 @@ import { spawnSync } from 'node:child_process'
 import t, { type Test } from 'tap'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { cuttable } from '../support/cuttable.js'
-import { delayRelay } from '../support/delay.js'
-import { requireTool, until } from '../support/process.js'
+import { delayRelay } from '../support/delay-relay.js'
+import { requireTool, until } from '../support/child-process.js'
 import { gateway, haproxy, nginx, squid, type Proxy, type SniRoutes } from '../support/proxies.js'
 import {
   bannerTarget,

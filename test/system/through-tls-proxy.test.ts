@@ -11,8 +11,8 @@ import { createAuthority } from '@tendril/common/identity/certificate'
 import { writePki } from '@tendril/seed-server/identity/authority'
 import { httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { house } from '../support/house.js'
-import { until } from '../support/process.js'
+import { house } from '../support/deployment.js'
+import { until } from '../support/child-process.js'
 import { podTarget } from '../support/targets.js'
 
 /** A CONNECT proxy behind TLS. `ca`: the file of the only authority that vouches for it. */

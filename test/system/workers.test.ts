@@ -12,9 +12,9 @@ import { MIB, figure, hashOf } from '../chaos/traffic.js'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
 import { type Cuttable, cuttable } from '../support/cuttable.js'
-import { type Settings, type TestHouse, house } from '../support/house.js'
+import { type Settings, type TestHouse, house } from '../support/deployment.js'
 import { reserveAddress } from '../support/ports.js'
-import { type Child, startForTest, until } from '../support/process.js'
+import { type Child, startForTest, until } from '../support/child-process.js'
 import { echoTarget, podTarget, sourceTarget } from '../support/targets.js'
 
 const WORKERS = 2

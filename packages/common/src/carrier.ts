@@ -20,7 +20,7 @@ export interface CarrierEvents {
 
 export interface Carrier {
   /**
-   * Queues one message, and takes over the caller's hold on it (message.ts): the Carrier reads its bytes until they
+   * Queues one message, and takes over the caller's hold on it (message-buffer.ts): the Carrier reads its bytes until they
    * have left, may write its header in front of them, and then lets go. What arrives at the other side is other memory.
    * @returns false when the caller should wait for `drain`; the message is queued all the same. After the end
    * the message is dropped and the answer is true: `close` has said what there is to say.

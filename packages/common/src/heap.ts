@@ -6,7 +6,7 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { type Clock, type Timer, systemClock } from './clock.js'
-import { trimIdleMessages } from './message.js'
+import { trimIdleMessages } from './message-buffer.js'
 
 /**
  * How much the heap may grow, buffers included, before it is collected as a whole, in percent of what lives: 4 x 20 MiB

@@ -46,7 +46,7 @@ const refused: [file: string, source: string, what: string][] = [
     'wire → timers'
   ],
   [
-    'packages/common/src/wire/authority.ts',
+    'packages/common/src/wire/host-port.ts',
     "import { isIP, connect } from 'node:net'",
     'wire → sockets beside isIP'
   ],
@@ -69,42 +69,42 @@ const refused: [file: string, source: string, what: string][] = [
     "import forge from 'node-forge'",
     "forge in the server's identity"
   ],
-  ['packages/seed-server/src/front/listen.ts', "import WebSocket from 'ws'", 'front → ws'],
+  ['packages/seed-server/src/front/front.ts', "import WebSocket from 'ws'", 'front → ws'],
   [
-    'packages/seed-server/src/front/listen.ts',
+    'packages/seed-server/src/front/front.ts',
     "import { Registry } from '../registry/registry.js'",
     'front → registry'
   ],
   [
-    'packages/seed-server/src/front/listen.ts',
+    'packages/seed-server/src/front/front.ts',
     "import { Session } from '@tendril/common/mux/session'",
     'front → mux'
   ],
   [
-    'packages/seed-server/src/front/listen.ts',
+    'packages/seed-server/src/front/front.ts',
     "import { x } from '../../../common/src/errors.js'",
     'another package by path'
   ],
   [
-    'packages/seed-server/src/acceptor/listen.ts',
-    "import { listenFront } from '../front/listen.js'",
+    'packages/seed-server/src/acceptor/acceptor.ts',
+    "import { listenFront } from '../front/front.js'",
     'acceptor → front'
   ],
   ['packages/seed-server/src/registry/registry.ts', "import fastify from 'fastify'", 'registry → fastify'],
   ['packages/seed-server/src/config.ts', "import { Server } from './server.js'", 'config → the house'],
   [
-    'packages/seed-server/src/admin/app.ts',
+    'packages/seed-server/src/admin/server-admin.ts',
     "import { Registry } from '../registry/registry.js'",
     'admin → more than a view'
   ],
-  ['packages/shoot-client/src/targets/index.ts', "import WebSocket from 'ws'", 'targets → ws'],
+  ['packages/shoot-client/src/targets/dial-target.ts', "import WebSocket from 'ws'", 'targets → ws'],
   [
     'packages/shoot-client/src/transport/dial.ts',
-    "import { createTargetDial } from '../targets/index.js'",
+    "import { createTargetDial } from '../targets/dial-target.js'",
     'transport → targets'
   ],
   [
-    'packages/common/src/keeper/keeper.ts',
+    'packages/common/src/tunnel/tunnel-manager.ts',
     "import { shakeHands } from '../link/handshake.js'",
     'keeper → link'
   ],
@@ -113,7 +113,7 @@ const refused: [file: string, source: string, what: string][] = [
 
 const kept: [file: string, source: string][] = [
   [
-    'packages/common/src/wire/authority.ts',
+    'packages/common/src/wire/host-port.ts',
     "import { isIP } from 'node:net'\nimport { TunnelError } from '../errors.js'"
   ],
   [
@@ -124,16 +124,16 @@ const kept: [file: string, source: string][] = [
   ['packages/common/src/transport/websocket.ts', "import WebSocket from 'ws'"],
   ['packages/common/src/identity/certificate.ts', "import forge from 'node-forge'"],
   [
-    'packages/seed-server/src/front/listen.ts',
+    'packages/seed-server/src/front/front.ts',
     "import { splice } from '@tendril/common/splice'\nimport { route } from './route.js'"
   ],
   [
     'packages/seed-server/src/server.ts',
-    "import { Session } from '@tendril/common/mux/session'\nimport './front/listen.js'"
+    "import { Session } from '@tendril/common/mux/session'\nimport './front/front.js'"
   ],
   ['packages/seed-server/src/main.ts', "import { Server } from './server.js'"],
   [
-    'packages/seed-server/src/admin/app.ts',
+    'packages/seed-server/src/admin/server-admin.ts',
     "import fastify from 'fastify'\nimport type { Registry } from '../registry/registry.js'"
   ],
   ['packages/common/test/mux/session.test.ts', "import '../../src/link/link.js'"]

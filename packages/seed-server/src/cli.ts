@@ -11,8 +11,8 @@ import {
   withConfigOptions
 } from '@tendril/common/command'
 import { loadConfig, showConfig } from '@tendril/common/config'
-import { showBounds } from '@tendril/common/config/bounds'
-import { serverMemoryBounds } from './bounds.js'
+import { showBounds } from '@tendril/common/config/memory-bounds'
+import { serverMemoryBounds } from './server-bounds.js'
 import { type SeedConfig, seedSchema } from './config.js'
 import { EGRESS_DIRECTORY, type EgressOptions, egressConfig } from './egress.js'
 import { addClients, writePki } from './identity/authority.js'

@@ -25,7 +25,7 @@ import {
 } from '@tendril/common/config/sections'
 import { foldDnsName } from '@tendril/common/identity/dns-name'
 import { isName, NAME_RULE } from '@tendril/common/identity/role'
-import { formatListen, isLoopback } from '@tendril/common/listen'
+import { formatListen, isLoopback } from '@tendril/common/listen-address'
 import { ROUTE_FORM, readRoute } from '@tendril/common/policy/routes'
 import * as z from 'zod'
 import { peersSection } from './peers-config.js'

@@ -7,7 +7,7 @@ import { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { TunnelError } from '@tendril/common'
-import { formatListen } from '@tendril/common/listen'
+import { formatListen } from '@tendril/common/listen-address'
 import { stringify } from 'yaml'
 import type { FrontConfig, SeedConfig } from './config.js'
 

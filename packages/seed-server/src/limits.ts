@@ -15,7 +15,7 @@ import {
 } from '@tendril/common/counted-limit'
 import { TokenBucket } from '@tendril/common/token-bucket'
 import type { ClusterConfig, FrontConfig } from './config.js'
-import type { LimitLabel } from './metrics.js'
+import type { LimitLabel } from './server-metrics.js'
 
 export type LimitsOptions = {
   clusters: readonly Pick<ClusterConfig, 'name' | 'limits'>[]

@@ -3,7 +3,7 @@
  * what they are. Its place in the whole is config.ts.
  */
 import { duration, filePath, list, section, text } from '@tendril/common/config/fields'
-import { parseListen } from '@tendril/common/listen'
+import { parseListen } from '@tendril/common/listen-address'
 import type * as z from 'zod'
 
 const HOST_PORT = 'host:port such as 10.0.0.7:8443'

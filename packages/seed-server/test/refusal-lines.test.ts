@@ -3,8 +3,8 @@ import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { createLog } from '@tendril/common/log'
 import { REFUSAL_LINES } from '@tendril/common/log-limiter'
 import t from 'tap'
-import { listenAcceptor } from '../src/acceptor/listen.js'
-import { listenFront } from '../src/front/listen.js'
+import { listenAcceptor } from '../src/acceptor/acceptor.js'
+import { listenFront } from '../src/front/front.js'
 import { FakeBundle, Pki, rawPlain, tcpDial } from './support.js'
 
 const ATTEMPTS = 4 * REFUSAL_LINES.burst

@@ -11,10 +11,10 @@ import {
   withConfigOptions
 } from '@tendril/common/command'
 import { loadConfig, showConfig } from '@tendril/common/config'
-import { showBounds } from '@tendril/common/config/bounds'
-import { clientMemoryBounds } from './bounds.js'
+import { showBounds } from '@tendril/common/config/memory-bounds'
+import { clientMemoryBounds } from './client-bounds.js'
 import { type ShootConfig, shootSchema } from './config.js'
-import { findProxies, showProxies } from './proxies.js'
+import { findProxies, showProxies } from './chosen-proxies.js'
 
 const FLAGS: KeyFlag[] = [
   {

@@ -23,7 +23,7 @@ import {
 } from '@tendril/common/config/sections'
 import { TunnelError } from '@tendril/common'
 import { isName, NAME_RULE } from '@tendril/common/identity/role'
-import { isLoopback, parseListen } from '@tendril/common/listen'
+import { isLoopback, parseListen } from '@tendril/common/listen-address'
 import { createPolicy } from '@tendril/common/policy/policy'
 import * as z from 'zod'
 

@@ -9,7 +9,7 @@ import { pathToFileURL } from 'node:url'
 import { program, type Contender, type Context, type IdleClients } from '../contender.js'
 import type { Child } from '../processes.js'
 import type { Endpoint, TlsFiles } from '../protocol.js'
-import { PACKAGES } from '../paths.js'
+import { PACKAGES } from '../bench-paths.js'
 
 const CLUSTER = 'demo'
 const READY_TIMEOUT_MS = 20_000

@@ -5,7 +5,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { expect, kubectl, kubectlProtocols, sha256, type House } from '../support/house.js'
+import { expect, kubectl, kubectlProtocols, sha256, type House } from '../support/check-context.js'
 
 const MEBIBYTE = 2 ** 20
 const MEMORY_GROWTH_LIMIT_BYTES = 64 * MEBIBYTE

@@ -1,6 +1,6 @@
 /** Checks 6: kube-apiserver saw no failed dial so far; and when the client is away, kubectl says so until it is back. */
-import { expect, kubectl, type House } from '../support/house.js'
-import { until } from '../support/process.js'
+import { expect, kubectl, type House } from '../support/check-context.js'
+import { until } from '../support/namespace-process.js'
 
 const BACK_LIMIT_MS = 2_000
 

@@ -1,7 +1,7 @@
 /** Checks 1: `kubectl logs`, complete, bounded, and followed while the tunnel's connections are killed. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { delay, expect, kubectl, type House } from '../support/house.js'
+import { delay, expect, kubectl, type House } from '../support/check-context.js'
 import { CHATTY_LINES } from '../support/world.js'
 
 const FOLLOW_KILLS = 2

@@ -2,10 +2,10 @@
  * Checks 7: servers that find each other through the API server's Leases; and the end of checks 3, a rolling restart of
  * them. Before 7.1 the API server was not there yet, and before 7.2 nobody has allowed the servers anything.
  */
-import { expect, delay, kubectl, type House } from '../support/house.js'
-import { until } from '../support/process.js'
-import { LEASE_NAMESPACE, LEASE_USER, type Server } from '../support/tunnel.js'
-import { EXEC_KILL_EVERY_MS, EXEC_KILLS, execThrough } from './streams.js'
+import { expect, delay, kubectl, type House } from '../support/check-context.js'
+import { until } from '../support/namespace-process.js'
+import { LEASE_NAMESPACE, LEASE_USER, type Server } from '../support/e2e-tunnel.js'
+import { EXEC_KILL_EVERY_MS, EXEC_KILLS, execThrough } from './stream-checks.js'
 
 const COMPLAINT = 'own lease not renewed, trying again'
 /** The longest wait between two attempts of a server to reach the API, and a margin for a slow machine. */

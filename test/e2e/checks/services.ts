@@ -1,8 +1,8 @@
 /** Checks 4: what else kube-apiserver opens connections for: proxies, webhooks, an aggregated API, metrics. */
 import { readFileSync } from 'node:fs'
-import { expect, kubectl, type House } from '../support/house.js'
+import { expect, kubectl, type House } from '../support/check-context.js'
 import type { KubeObject } from '../support/api.js'
-import { until } from '../support/process.js'
+import { until } from '../support/namespace-process.js'
 import { nodeNames } from '../support/world.js'
 
 const BODY_BYTES = 32 * 2 ** 20

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { Agent, request } from 'node:https'
-import type { KeyPair } from './certificates.js'
+import type { KeyPair } from './openssl-certificates.js'
 
 const REQUEST_TIMEOUT_MS = 60_000
 

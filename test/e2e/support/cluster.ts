@@ -5,9 +5,9 @@
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Api } from './api.js'
-import { createAuthority, createSigningKey, type Authority, type KeyPair } from './certificates.js'
+import { createAuthority, createSigningKey, type Authority, type KeyPair } from './openssl-certificates.js'
 import { SEED_ADDRESS, type Network } from './network.js'
-import { run, start, until, type RunOptions, type RunResult, type Service } from './process.js'
+import { run, start, until, type RunOptions, type RunResult, type Service } from './namespace-process.js'
 import type { Tools } from './tools.js'
 
 const ETCD_PORT = 2379

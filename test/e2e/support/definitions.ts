@@ -6,8 +6,8 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Api, KubeObject } from './api.js'
-import { objectsOf } from './charts.js'
-import { must, until } from './process.js'
+import { objectsOf } from './helm.js'
+import { must, until } from './namespace-process.js'
 
 const DOWNLOAD_TIMEOUT_MS = 10 * 60_000
 

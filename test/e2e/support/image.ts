@@ -13,7 +13,7 @@ import {
   ROOT_PATH,
   textsOf
 } from '../../support/dockerfile.js'
-import { must } from './process.js'
+import { must } from './namespace-process.js'
 
 /** npm fetches, the compiler compiles; on a busy machine. */
 const RUN_TIMEOUT_MS = 5 * 60_000

@@ -6,7 +6,7 @@
  *     seed 10.1.0.2 ── 10.1.0.1 router 10.2.0.1 ── 10.2.0.2 shoot: nodes 10.250.0.0/24 and fd00:10:250::/64,
  *                                                                   pods 100.96.0.0/24
  */
-import { must, run, type Namespace } from './process.js'
+import { must, run, type Namespace } from './namespace-process.js'
 
 export const SEED_ADDRESS = '10.1.0.2'
 /** One node of each family, so that kube-apiserver asks for IPv6 targets too. */

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { SEED_ADDRESS } from './network.js'
-import { must } from './process.js'
+import { must } from './namespace-process.js'
 
 export const CLUSTER = 'e2e'
 /** The name in the certificate that clients and other servers ask for. */

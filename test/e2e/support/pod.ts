@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { Sandbox } from '../../support/sandbox.js'
 import type { Api } from './api.js'
 import type { Image } from './image.js'
-import type { Namespace } from './process.js'
+import type { Namespace } from './namespace-process.js'
 
 export type PodOptions = {
   api: Api

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
-import { must, run, type RunResult } from './process.js'
+import { must, run, type RunResult } from './namespace-process.js'
 
 /** Kubernetes 1.37 asks for it in its go.mod. */
 const GO_AT_LEAST = [1, 26] as const

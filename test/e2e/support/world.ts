@@ -6,10 +6,10 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { KubeObject } from './api.js'
-import type { KeyPair } from './certificates.js'
+import type { KeyPair } from './openssl-certificates.js'
 import type { Cluster } from './cluster.js'
 import { NODE_ADDRESSES, type Network } from './network.js'
-import { start, until, type Service } from './process.js'
+import { start, until, type Service } from './namespace-process.js'
 import type { Tools } from './tools.js'
 
 const KUBELET_PORT = 10250

@@ -5,7 +5,7 @@
  */
 import { isAbsolute, resolve } from 'node:path'
 import * as z from 'zod'
-import { formatListen, LISTEN_FORM, parseListen } from '../listen.js'
+import { formatListen, LISTEN_FORM, parseListen } from '../listen-address.js'
 import { DURATION_FORM, formatDuration, formatSize, parseDuration, parseSize, SIZE_FORM } from './units.js'
 
 /** What is known about a key beside its zod type. */

@@ -6,7 +6,7 @@ import type { Carrier } from '../carrier.js'
 import { type Clock, systemClock } from '../clock.js'
 import { TunnelError } from '../errors.js'
 import type { Link } from './link.js'
-import { type LinkWelcome, decodeAnswer, encodeHello } from './message.js'
+import { type LinkWelcome, decodeAnswer, encodeHello } from './link-message.js'
 
 /** Who asks; see LinkHello. */
 export type LinkSelf = { name: string; instance: Buffer; slot: number }

@@ -11,7 +11,7 @@ import { TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
 import { HANDSHAKE_TIMEOUT_MS } from './handshake.js'
 import { Link, type LinkLimits, linkDefaults } from './link.js'
-import { LINK_ID_BYTES, type LinkHello, decodeHello, encodeRefuse, encodeWelcome } from './message.js'
+import { LINK_ID_BYTES, type LinkHello, decodeHello, encodeRefuse, encodeWelcome } from './link-message.js'
 
 /** Who is behind a carrier, as verified before it was handed over. */
 export type LinkPeer = {

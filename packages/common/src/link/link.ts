@@ -16,9 +16,16 @@ import type { Carrier, CarrierEvents } from '../carrier.js'
 import { type Clock, type Timer, systemClock } from '../clock.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
 import { type BudgetShare, FairBudget } from '../fair-budget.js'
-import { holdMessage } from '../message.js'
+import { holdMessage } from '../message-buffer.js'
 import { Heartbeat, type HeartbeatLimits, heartbeatDefaults } from './heartbeat.js'
-import { decodeNote, decodeNumber, encodeNote, encodeNumber, isLinkMessage, linkType } from './message.js'
+import {
+  decodeNote,
+  decodeNumber,
+  encodeNote,
+  encodeNumber,
+  isLinkMessage,
+  linkType
+} from './link-message.js'
 import { REPLAY_BUDGET_BYTES, ReplayBuffer, type ReplayLimits, replayDefaults } from './replay.js'
 import { SendWindow } from './send-window.js'
 import { StallWatch, type StallLimits, stallDefaults } from './stall.js'

@@ -4,7 +4,7 @@
  */
 import { TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
-import { releaseMessage } from '../message.js'
+import { releaseMessage } from '../message-buffer.js'
 
 /** Bytes that all links of one process keep together, when nothing else is said: 256 MiB. */
 export const REPLAY_BUDGET_BYTES = 256 << 20

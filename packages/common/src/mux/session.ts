@@ -17,7 +17,7 @@ import { type ErrorCode, TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
 import { receiveTurns } from '../fair-scheduler.js'
 import { UNREAD_TIMEOUT_MS } from '../linger.js'
-import { allocMessage } from '../message.js'
+import { allocMessage } from '../message-buffer.js'
 import { decode, frameAt } from '../wire/decode.js'
 import { encode, writeHeader } from '../wire/encode.js'
 import {
@@ -33,7 +33,7 @@ import { ControlQueue } from './control.js'
 import { CreditBudget, type CreditLimits, type ReceiveWindow, creditDefaults } from './credit.js'
 import { RoundTrip } from './round-trip.js'
 import { Stream, type StreamOwner } from './stream.js'
-import { Turns } from './turns.js'
+import { Turns } from './stream-scheduler.js'
 
 export type SessionLimits = CreditLimits & {
   /** Most streams open or being dialled at once; more are refused with OVERLOADED. Default 8192. */

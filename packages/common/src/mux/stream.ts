@@ -11,9 +11,9 @@ import { Duplex } from 'node:stream'
 import type { Clock } from '../clock.js'
 import { TunnelError } from '../errors.js'
 import { whileMoving } from '../linger.js'
-import { releaseMessage } from '../message.js'
+import { releaseMessage } from '../message-buffer.js'
 import { CREDIT_LIMIT_BYTES } from '../wire/frame.js'
-import { ArrivalQueue, alone } from './arrival.js'
+import { ArrivalQueue, alone } from './receive-queue.js'
 import type { ReceiveWindow } from './credit.js'
 
 /** Bytes a writer may queue before `write` answers false; what the peer's credit allows is sent at once. */

@@ -3,7 +3,7 @@
  * that `check-config` decides by the same code as an attempt.
  */
 import { TunnelError } from '../errors.js'
-import { parseAuthority } from '../wire/authority.js'
+import { parseAuthority } from '../wire/host-port.js'
 
 export type ServerAddress = {
   /** `wss://name:port`, or `ws://` without TLS (whether that may be is decided by the configuration). */

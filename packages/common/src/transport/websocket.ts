@@ -8,7 +8,7 @@ import { WebSocket, type ClientOptions, type RawData } from 'ws'
 import { type Carrier, type CarrierEvents, MESSAGE_LIMIT_BYTES } from '../carrier.js'
 import { type ErrorCode, TunnelError, errorCodeOf, errors } from '../errors.js'
 import { receiveTurns } from '../fair-scheduler.js'
-import { headroomOf, releaseMessage } from '../message.js'
+import { headroomOf, releaseMessage } from '../message-buffer.js'
 import { Queue } from '../queue.js'
 import { SlicedReads } from './sliced-reads.js'
 

@@ -13,7 +13,7 @@ import { holdToServerCertificate } from '@tendril/common/identity/server-certifi
 import { shakeHands } from '@tendril/common/link/handshake'
 import { LinkHost } from '@tendril/common/link/host'
 import { Link } from '@tendril/common/link/link'
-import { INSTANCE_BYTES } from '@tendril/common/link/message'
+import { INSTANCE_BYTES } from '@tendril/common/link/link-message'
 import { createLog } from '@tendril/common/log'
 import { connect } from '@tendril/common/transport/connect'
 import type { Upgraded } from '@tendril/common/transport/upgrade'

@@ -8,7 +8,7 @@ import {
   encodeRefuse,
   encodeWelcome,
   linkType
-} from '../../src/link/message.js'
+} from '../../src/link/link-message.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 

@@ -11,7 +11,7 @@ import {
   decodeAnswer,
   encodeHello,
   linkType
-} from '../../src/link/message.js'
+} from '../../src/link/link-message.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 

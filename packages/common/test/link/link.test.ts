@@ -2,7 +2,7 @@ import t from 'tap'
 import { type ErrorCode, TunnelError, errors } from '../../src/errors.js'
 import { FairBudget } from '../../src/fair-budget.js'
 import { Link, type LinkOptions, type ResumeCounts } from '../../src/link/link.js'
-import { decodeNumber, encodeNote, encodeNumber, linkType } from '../../src/link/message.js'
+import { decodeNumber, encodeNote, encodeNumber, linkType } from '../../src/link/link-message.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 

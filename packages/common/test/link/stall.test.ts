@@ -1,6 +1,6 @@
 import t from 'tap'
 import { Link, type LinkOptions, type ResumeCounts } from '../../src/link/link.js'
-import { encodeNumber, linkType } from '../../src/link/message.js'
+import { encodeNumber, linkType } from '../../src/link/link-message.js'
 import { StallWatch } from '../../src/link/stall.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'

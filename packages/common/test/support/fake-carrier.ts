@@ -5,7 +5,7 @@
 import { EventEmitter } from 'node:events'
 import type { Carrier, CarrierEvents } from '../../src/carrier.js'
 import { type ErrorCode, TunnelError } from '../../src/errors.js'
-import { isLinkMessage } from '../../src/link/message.js'
+import { isLinkMessage } from '../../src/link/link-message.js'
 
 export class FakeCarrier extends EventEmitter<CarrierEvents> implements Carrier {
   /** Everything that was sent, in order. */

@@ -16,7 +16,7 @@ import {
 import { SLICE_LEAST_BYTES } from '../../src/transport/sliced-reads.js'
 import { makeAuthority } from '../identity/fixtures.js'
 import { SHARE_UNITS, TURN_UNITS, receiveTurns } from '../../src/fair-scheduler.js'
-import { allocMessage, holdMessage, releaseMessage } from '../../src/message.js'
+import { allocMessage, holdMessage, releaseMessage } from '../../src/message-buffer.js'
 import { turns, until } from '../support/sessions.js'
 
 type End = {

@@ -6,13 +6,13 @@ import { once } from 'node:events'
 import { rmSync } from 'node:fs'
 import { type Server, type Socket, connect as connectSocket, createServer } from 'node:net'
 import { type Clock, TunnelError, systemClock } from '@tendril/common'
-import { listenAt, listenOptions } from '@tendril/common/listen'
+import { listenAt, listenOptions } from '@tendril/common/listen-address'
 import { connect } from '@tendril/common/transport/connect'
 import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { websocketOptions } from '@tendril/common/transport/websocket'
 import type { WebSocket } from 'ws'
-import { EVERY_CLUSTER, HEADER_LIMIT_BYTES } from './listen.js'
-import { CLUSTER_HEADER, Upgrader } from './upgrade.js'
+import { EVERY_CLUSTER, HEADER_LIMIT_BYTES } from './acceptor.js'
+import { CLUSTER_HEADER, Upgrader } from './upgrader.js'
 
 export type SiblingDoorOptions = {
   path: string

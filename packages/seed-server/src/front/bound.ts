@@ -3,7 +3,7 @@
  * kube-apiserver sets no deadline on a CONNECT, so this is the last place that can.
  */
 import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
-import { formatAuthority } from '@tendril/common/wire/authority'
+import { formatAuthority } from '@tendril/common/wire/host-port'
 
 /**
  * The same Dial, settled after `timeoutMs` at the latest (DIAL_TIMEOUT), at once when the signal aborts

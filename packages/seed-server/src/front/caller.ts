@@ -13,10 +13,10 @@ import type { Log } from '@tendril/common/log'
 import type { LimitedLog } from '@tendril/common/log-limiter'
 import { resetSocket } from '@tendril/common/reset'
 import { splice } from '@tendril/common/splice'
-import { formatAuthority } from '@tendril/common/wire/authority'
+import { formatAuthority } from '@tendril/common/wire/host-port'
 import { ESTABLISHED, refusal } from './answer.js'
 import { bounded } from './bound.js'
-import { type ConnectHead, ConnectParser } from './connect.js'
+import { type ConnectHead, ConnectParser } from './connect-head.js'
 import type { Route } from './route.js'
 
 /** What a front tells whoever counts. Every label comes from a closed set: no address, no name of a caller. */

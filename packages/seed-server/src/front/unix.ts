@@ -7,7 +7,7 @@ import { lstat, unlink } from 'node:fs/promises'
 import { connect, type Server } from 'node:net'
 import { dirname } from 'node:path'
 import { TunnelError } from '@tendril/common'
-import { listenOptions } from '@tendril/common/listen'
+import { listenOptions } from '@tendril/common/listen-address'
 
 /** Owner and group may connect: kube-apiserver shares a group with its sidecar, or runs as the same user. */
 export const SOCKET_MODE = 0o660

@@ -6,7 +6,7 @@
 import { type Clock, type Timer, TunnelError, systemClock } from '@tendril/common'
 import type { Log } from '@tendril/common/log'
 import { type Resolve, createResolve } from '@tendril/common/resolve'
-import { formatAuthority } from '@tendril/common/wire/authority'
+import { formatAuthority } from '@tendril/common/wire/host-port'
 
 export interface PeerSource {
   /**

@@ -13,7 +13,7 @@
  */
 import { RouteIndex } from '@tendril/common/policy/route-index'
 import type { Route } from '@tendril/common/policy/routes'
-import type { Client, ClientState } from './client.js'
+import type { Client, ClientState } from './registered-client.js'
 
 /** Most clients that are compared for one choice. */
 export const WHOLE_SIZE = 16

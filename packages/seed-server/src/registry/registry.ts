@@ -19,7 +19,7 @@ import {
   TunnelError,
   systemClock
 } from '@tendril/common'
-import type { Client } from './client.js'
+import type { Client } from './registered-client.js'
 import { ClientIndex } from './client-index.js'
 import { Search } from './search.js'
 

@@ -12,8 +12,8 @@ import { EXIT } from '@tendril/common/command'
 import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
 import { createLog } from '@tendril/common/log'
 import { createMetrics } from '@tendril/common/metrics'
-import { readiness } from '../admin/readiness.js'
-import type { Answers, Begin, FromWorker, Question, ToWorker } from './words.js'
+import { readiness } from '../admin/server-readiness.js'
+import type { Answers, Begin, FromWorker, Question, ToWorker } from './worker-messages.js'
 
 // A terminal and systemd tell the whole group; what follows from it is told by the primary, once.
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => {})

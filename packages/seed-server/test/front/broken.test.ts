@@ -4,7 +4,7 @@ import { type Socket, connect } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import t, { type Test } from 'tap'
 import { TunnelError } from '@tendril/common'
-import { type FrontOptions, listenFront } from '../../src/front/listen.js'
+import { type FrontOptions, listenFront } from '../../src/front/front.js'
 import { FakeBundle, Pki, duplexPair, silent } from '../support.js'
 
 /** A caller who has read half an answer; what it then hears, and the far side of its tunnel. */

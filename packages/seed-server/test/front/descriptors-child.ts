@@ -1,7 +1,7 @@
 /** A plain front and a target in a process of their own, for the test that uses up its file descriptors. */
 import { createServer } from 'node:net'
 import { TunnelError } from '@tendril/common'
-import { listenFront } from '../../src/front/listen.js'
+import { listenFront } from '../../src/front/front.js'
 import { silent, tcpDial } from '../support.js'
 
 const target = createServer(socket => {

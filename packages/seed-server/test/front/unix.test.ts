@@ -5,7 +5,7 @@ import { type Socket, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { FIRST_BYTE_DELAY_MS, type FrontOptions, listenFront } from '../../src/front/listen.js'
+import { FIRST_BYTE_DELAY_MS, type FrontOptions, listenFront } from '../../src/front/front.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { connectTo, listenTcp, rawPlain, silent, tcpDial } from '../support.js'
 

@@ -1,7 +1,7 @@
 import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
-import { createAnswer } from '../../src/peers/answer.js'
+import { createAnswer } from '../../src/peers/forwarded-dial.js'
 import { FORWARD_TRIES, type PeerView, createForward } from '../../src/peers/forward.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 

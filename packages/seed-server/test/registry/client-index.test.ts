@@ -1,6 +1,6 @@
 import t from 'tap'
 import { ClientIndex, type IndexedClient, WHOLE_SIZE, health } from '../../src/registry/client-index.js'
-import { type Traits, client, routesOf } from './client.js'
+import { type Traits, client, routesOf } from './fake-client.js'
 
 const CONNECTED = [health.WELL, health.SILENT, health.DRAINING]
 

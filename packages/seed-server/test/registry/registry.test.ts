@@ -4,7 +4,7 @@ import { type Dial, type ErrorCode, TunnelError } from '@tendril/common'
 import { Registry, type RegistryObserver } from '../../src/registry/registry.js'
 import { ASK_AGAIN_MS, DIAL_TRIES } from '../../src/registry/search.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
-import { type Traits, client } from './client.js'
+import { type Traits, client } from './fake-client.js'
 
 const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
 const signal = new AbortController().signal

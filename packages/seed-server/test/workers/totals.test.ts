@@ -1,6 +1,6 @@
 import t from 'tap'
 import { createMetrics } from '@tendril/common/metrics'
-import { createServerMetrics } from '../../src/metrics.js'
+import { createServerMetrics } from '../../src/server-metrics.js'
 import { Totals } from '../../src/workers/totals.js'
 
 /** A worker that has answered `dials` dials, has one client with `streams` streams, and `peers` peers. */

@@ -13,7 +13,7 @@ import { Socket } from 'node:net'
 import type { SocketConstructorOpts, TcpNetConnectOpts } from 'node:net'
 import { type Clock, systemClock } from '@tendril/common'
 import { UNREAD_TIMEOUT_MS, whileMoving } from '@tendril/common/linger'
-import { allocMessage } from '@tendril/common/message'
+import { allocMessage } from '@tendril/common/message-buffer'
 
 /** Who could not speak for so long, while the link was down, is read before anything is said to it, in milliseconds. */
 export const STALLED_MS = 2_000

@@ -6,7 +6,7 @@
 import type { Socket } from 'node:net'
 import { TunnelError } from '@tendril/common'
 import type { Destination } from '@tendril/common/transport/destination'
-import { formatAuthority } from '@tendril/common/wire/authority'
+import { formatAuthority } from '@tendril/common/wire/host-port'
 import { AnswerError, type ConnectAnswer, ConnectAnswerParser } from './connect-answer.js'
 
 export type HopOptions = {

@@ -13,7 +13,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import t from 'tap'
 import type { Test } from 'tap'
-import { createTargetDial } from '../../src/targets/index.js'
+import { createTargetDial } from '../../src/targets/dial-target.js'
 import { CATCH_UP_MS, STALLED_MS } from '../../src/targets/tcp.js'
 
 /** More than Node reads of its own accord. */
