@@ -45,6 +45,7 @@ export const errors = {
   PROTOCOL_ERROR: { reset: 48, httpStatus: 502, retryable: true, message: 'protocol error' },
   VERSION_MISMATCH: { reset: 49, httpStatus: 502, retryable: false, message: 'no common protocol version' },
   FLOW_CONTROL_ERROR: { reset: 50, httpStatus: 502, retryable: true, message: 'more data than credit' },
+  ONE_WAY: { reset: 51, httpStatus: 502, retryable: true, message: 'the peer takes no dials from this side' },
 
   CLIENT_NOT_IDENTIFIED: { reset: 64, httpStatus: 401, retryable: false, message: 'client not identified' },
   CLUSTER_DENIED: { reset: 65, httpStatus: 403, retryable: false, message: 'not a client of this cluster' },

@@ -75,7 +75,10 @@ export type SessionOptions = {
   clock?: Clock
   /** What this session and others of its party may promise beyond minimum windows. Default: only its own limit counts. */
   budget?: BudgetShare
-  /** Answers the peer's dials. Absent: this side lets the peer open nothing. */
+  /**
+   * Answers the peer's dials, and makes this the side that answers: its own `dial` rejects with ONE_WAY, because both sides
+   * would number their streams alike. Absent: this side dials, and lets the peer open nothing.
+   */
   onOpen?: (incoming: IncomingDial) => void
 }
 
@@ -204,7 +207,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   /**
    * The peer's `Dial`. Rejects with the peer's refusal, or LINK_LOST, DRAINING, OVERLOADED (another client may
-   * serve it), DIAL_TIMEOUT, DIAL_CANCELLED.
+   * serve it), DIAL_TIMEOUT, DIAL_CANCELLED; on the side that answers with ONE_WAY.
    */
   readonly dial = (target: Target, { signal, timeoutMs = DIAL_TIMEOUT_MS }: DialOptions): Promise<Duplex> =>
     new Promise((resolve, reject) => {
@@ -251,6 +254,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   #whyNoDial(): TunnelError | undefined {
     if (this.#lost) return this.#lost
+    if (this.#onOpen) return new TunnelError('ONE_WAY', 'this side answers')
     if (this.#peerIsLeaving) return new TunnelError('DRAINING')
     if (this.#lastOwnId === this.#limits.streamIdLimit) {
       return new TunnelError('DRAINING', 'stream ids are used up')

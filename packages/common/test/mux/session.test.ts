@@ -227,6 +227,22 @@ t.test('at the stream limit of either side dials are OVERLOADED, below it they a
   }
 })
 
+t.test('two sides that both answer do not join their diallers when they dial at once', async t => {
+  // Both number their streams 1, 2, 3 …: each would take the other's OPENED for the answer to its own OPEN.
+  const [nearCarrier, farCarrier] = memoryCarriers()
+  const near = new Session(nearCarrier, { onOpen: incoming => void incoming.accept().end('said by near') })
+  const far = new Session(farCarrier, { onOpen: incoming => void incoming.accept().end('said by far') })
+  t.teardown(() => {
+    near.close()
+    far.close()
+  })
+
+  const dials = [near, far].map(session => session.dial(POD, { signal: never() }))
+
+  await Promise.all(dials.map(dial => t.rejects(dial, { code: 'ONE_WAY', detail: 'this side answers' })))
+  t.strictSame([near.streamCount, far.streamCount], [0, 0])
+})
+
 t.test('a peer that minds no limit is refused at ours', async t => {
   const { naiveOpen } = await import('../support/naive-codec.js')
   const { session, peer } = sessionAndPeer(t, { answers: true, limits: { streamLimit: 2 } })
