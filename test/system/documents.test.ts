@@ -1,4 +1,4 @@
-/** What the documents point to exists, and every row of the threat model names a test. */
+/** What the documents point to exists, ARCHITECTURE.md knows every folder, and every row of the threat model names a test. */
 import { existsSync, readFileSync } from 'node:fs'
 import { execFileSync } from 'node:child_process'
 import { dirname, join, resolve } from 'node:path'
@@ -18,6 +18,16 @@ t.test('every relative link of every document leads to a file', async t => {
       t.ok(existsSync(join(root, dirname(document), target)), `${document}: ${target}`)
     }
   }
+})
+
+t.test('ARCHITECTURE.md says what every folder of the packages is', async t => {
+  const folders = execFileSync('git', ['ls-files', 'packages/*/src'], { cwd: root, encoding: 'utf8' })
+    .split('\n')
+    .flatMap(file => /^packages\/[^/]+\/src\/[^/]+(?=\/)/.exec(file) ?? [])
+  const page = readFileSync(join(root, 'ARCHITECTURE.md'), 'utf8')
+
+  t.ok(folders.length > 50, `files in folders: ${folders.length}`)
+  for (const folder of new Set(folders)) t.ok(page.includes(`](${folder})`), folder)
 })
 
 t.test('every input of the threat model has a bound and a test', async t => {
