@@ -43,7 +43,7 @@ export default defineConfig(
         'error',
         { argsIgnorePattern: '^_', varsIgnorePattern: '^_', caughtErrors: 'none' }
       ],
-      // `() => socket.destroy()` is how this house writes a listener.
+      // `() => socket.destroy()` is how this project writes a listener.
       '@typescript-eslint/no-confusing-void-expression': 'off',
       // With noUncheckedIndexedAccess a `!` after a checked index is the honest short form.
       '@typescript-eslint/no-non-null-assertion': 'off',

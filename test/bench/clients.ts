@@ -7,14 +7,14 @@
 import { loadConfig } from '@tendril/common/config'
 import { createLog } from '@tendril/common/log'
 import { createMetrics, type Metrics } from '@tendril/common/metrics'
-import type { House } from '@tendril/common/command'
+import type { Service } from '@tendril/common/command'
 import type { Log } from '@tendril/common/log'
 import { shootSchema, type ShootConfig } from '@tendril/shoot-client/config'
 
 /** Handshakes in flight: a thousand at once is another benchmark. */
 const STARTS_IN_FLIGHT = 16
 
-type MakeClient = new (config: ShootConfig, parts: { log: Log; metrics: Metrics }) => House
+type MakeClient = new (config: ShootConfig, parts: { log: Log; metrics: Metrics }) => Service
 
 const [file = '', count = '0'] = process.argv.slice(2)
 const config = await loadConfig(shootSchema, { file, env: {}, overrides: [] })

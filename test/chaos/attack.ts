@@ -86,7 +86,9 @@ async function openLink(name: string, { drains }: { drains: boolean }): Promise<
       if (type === frameType.OPEN) carrier.send(encode.opened(stream, CREDIT_LIMIT_BYTES))
     })
   })
-  carrier.send(encodeHello({ name, instance: randomBytes(8), slot: 0, replayLimitBytes: 32 << 20 }))
+  carrier.send(
+    encodeHello({ name, instance: randomBytes(8), connectionIndex: 0, replayLimitBytes: 32 << 20 })
+  )
   return carrier
 }
 

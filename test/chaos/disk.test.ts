@@ -4,7 +4,7 @@ import fs from 'node:fs/promises'
 import { syncBuiltinESMExports } from 'node:module'
 import { connect } from 'node:net'
 import t from 'tap'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { echo, figure, took } from './traffic.js'
@@ -16,7 +16,7 @@ const METHOD = 'X'.repeat(200)
 const AT_ONCE = 50
 
 t.test('a server whose log nobody reads serves on, and closes when it is told to', async t => {
-  const { dial, server, fronts } = await house(t, { processes: true, front: 'plain' })
+  const { dial, server, fronts } = await deploy(t, { processes: true, front: 'plain' })
   const target = await echoTarget(t)
   const talk = echo(await dial(target.addr))
   await until('it talks', () => talk.rounds() > 2)
@@ -58,7 +58,7 @@ t.test('a server whose log nobody reads serves on, and closes when it is told to
 })
 
 t.test('certificates on a disk that hangs stay those that were read, and the tunnel serves on', async t => {
-  const { dial, pki, server, clients } = await house(t, {})
+  const { dial, pki, server, clients } = await deploy(t, {})
   const target = await echoTarget(t)
   const talk = echo(await dial(target.addr))
   await until('it talks', () => talk.rounds() > 2)

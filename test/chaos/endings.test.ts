@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream'
 import t from 'tap'
 import { type LinkHello, decodeAnswer, encodeHello, linkType } from '@tendril/common/link/link-message'
 import { connectServer } from '@tendril/shoot-client/transport/client-connect'
-import { type Settings, type TestHouse, house } from '../support/deployment.js'
+import { type Settings, type Deployment, deploy } from '../support/deployment.js'
 import { requireTool, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { type Way, way } from './network-path.js'
@@ -35,7 +35,7 @@ t.test('when the window is over callers and targets hear a reset, and new dials 
     link: { resumeWindow: '1s', pingInterval: '1s', deadAfter: '3s' },
     ...('servers' in settings ? { reconnect: { maxDelay: '200ms' } } : {})
   })
-  const { dial, server, clients } = await house(t, {
+  const { dial, server, clients } = await deploy(t, {
     // Node hears no difference between a TLS connection that was reset and one that ended.
     front: 'plain',
     before: async tunnel => (state.relay = await way(t, tunnel)),
@@ -61,7 +61,7 @@ t.test('when the window is over callers and targets hear a reset, and new dials 
 })
 
 t.test('a server killed and started again: old streams end, new dials work', async t => {
-  const { dial, server, clients } = await house(t, {
+  const { dial, server, clients } = await deploy(t, {
     processes: true,
     front: 'plain',
     shoot: settings => ({ ...settings, reconnect: { maxDelay: '500ms' } })
@@ -88,7 +88,7 @@ t.test('a server killed and started again: old streams end, new dials work', asy
 t.test(
   'a client killed and started again: its old streams end when it is back, not when the window is over',
   async t => {
-    const { dial, server, clients } = await house(t, { processes: true, front: 'plain' })
+    const { dial, server, clients } = await deploy(t, { processes: true, front: 'plain' })
     const client = clients[0]!
     const target = await echoTarget(t)
     const stream = await dial(target.addr)
@@ -110,7 +110,7 @@ t.test(
 
 /** One handshake by hand: TLS as whoever, the upgrade, then the link's first message. */
 async function ask(
-  { tunnel, pki }: TestHouse,
+  { tunnel, pki }: Deployment,
   { cluster, cert, key, hello }: { cluster: string; cert: string; key: string; hello: Partial<LinkHello> }
 ) {
   const { websocket } = await connectServer(
@@ -123,7 +123,7 @@ async function ask(
     }
   )
   const answer = once(websocket, 'message') as Promise<[Buffer]>
-  const fresh = { name: 'thief', instance: Buffer.alloc(8, 9), slot: 0, replayLimitBytes: 1 << 20 }
+  const fresh = { name: 'thief', instance: Buffer.alloc(8, 9), connectionIndex: 0, replayLimitBytes: 1 << 20 }
   websocket.send(encodeHello({ ...fresh, ...hello }))
   const [first] = await answer
   return { websocket, first, answer: decodeAnswer(first) }
@@ -131,7 +131,7 @@ async function ask(
 
 t.test('a stolen link id is worth nothing without the identity it belongs to', async t => {
   if (!requireTool(t, 'openssl')) return
-  const built = await house(t, {
+  const built = await deploy(t, {
     clusters: ['demo', 'green'],
     startClients: false,
     seed: settings => ({

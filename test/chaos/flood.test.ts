@@ -22,7 +22,7 @@ import {
 import { websocketOptions } from '@tendril/common/transport/websocket'
 import { encode } from '@tendril/common/wire/encode'
 import { FRAME_LIMIT_BYTES, VERSION } from '@tendril/common/wire/frame'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { startForTest, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { type Flood, type FloodSettings, floodBytes, floods, pour } from './flood.js'
@@ -64,7 +64,7 @@ async function heldBytes(program: { metrics(): Promise<string> }): Promise<numbe
 
 t.test(`a server with ${HEAP_LIMIT_MB} MB lives through clients that ask and do not read`, async t => {
   smallHeaps(t)
-  const { dial, server, tunnel, pki } = await house(t, { processes: true, clusters: ['a', 'b'] })
+  const { dial, server, tunnel, pki } = await deploy(t, { processes: true, clusters: ['a', 'b'] })
   const target = await echoTarget(t)
   const talk = echo(await dial(target.addr, { cluster: 'b' }), 64, 50)
   const { pid } = server
@@ -91,7 +91,7 @@ t.test(`a server with ${HEAP_LIMIT_MB} MB lives through clients that ask and do 
 
 t.test(`a client with ${HEAP_LIMIT_MB} MB lives through a server that asks and does not read`, async t => {
   const state: { fake?: Awaited<ReturnType<typeof hostileServer>> } = {}
-  const { clients, pki } = await house(t, {
+  const { clients, pki } = await deploy(t, {
     processes: true,
     startClients: false,
     before: async () => (state.fake = await hostileServer(t)).address
@@ -180,7 +180,7 @@ async function hostileServer(t: Test) {
 }
 
 t.test('eight connections of tiny messages do not hold up another cluster', async t => {
-  const { dial, server, tunnel, pki } = await house(t, { processes: true, clusters: ['a', 'b'] })
+  const { dial, server, tunnel, pki } = await deploy(t, { processes: true, clusters: ['a', 'b'] })
   const target = await echoTarget(t)
   const stream = await dial(target.addr, { cluster: 'b' })
   const seconds = WHOLE ? 20 : 3
@@ -192,7 +192,7 @@ t.test('eight connections of tiny messages do not hold up another cluster', asyn
     pki: pki('.'),
     cluster: 'a',
     connections: 8,
-    kinds: ['link PINGs', 'session PINGs', 'link ACKs', 'notes', 'messages that draw ACKs'],
+    kinds: ['link PINGs', 'session PINGs', 'link ACKs', 'announcements', 'messages that draw ACKs'],
     deaf: false
   })
   // A peer is on another machine: what it burns itself must not take this one's cores from whoever is measured.

@@ -9,7 +9,7 @@ import { readFileSync } from 'node:fs'
 import type { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { WebSocket } from 'ws'
-import { encodeHello, encodeNote, encodeNumber, linkType } from '@tendril/common/link/link-message'
+import { encodeHello, encodeAnnouncement, encodeNumber, linkType } from '@tendril/common/link/link-message'
 import { websocketClientOptions } from '@tendril/common/transport/websocket'
 import { encode } from '@tendril/common/wire/encode'
 import { FRAME_LIMIT_BYTES, VERSION } from '@tendril/common/wire/frame'
@@ -30,7 +30,7 @@ const NUMBER = 7
 export const floods = {
   'link PINGs': () => [2, encodeNumber(linkType.PING, NUMBER)],
   'link ACKs': () => [2, encodeNumber(linkType.ACK, 0)],
-  notes: () => [2, encodeNote('{"routes":["10.0.0.0/8"]}')],
+  announcements: () => [2, encodeAnnouncement('{"routes":["10.0.0.0/8"]}')],
   'session PINGs': () => [2, encode.ping(Buffer.alloc(8, 1))],
   'messages that draw ACKs': () => [2, encode.goAway('DRAINING')],
   'messages of a thousand PINGs': () => [
@@ -83,7 +83,7 @@ function linkHello(resume?: { id: Buffer; received: number }): Buffer {
     replayLimitBytes: 0,
     name: `flood-${randomBytes(4).toString('hex')}`,
     instance: randomBytes(8),
-    slot: 0
+    connectionIndex: 0
   })
 }
 

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import t from 'tap'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { requireTool, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { type Way, way } from './network-path.js'
@@ -10,7 +10,7 @@ import { echo, figure, logged } from './traffic.js'
 
 t.test('a connection is replaced before maxConnectionAge, and no stream notices', async t => {
   const state: { relay?: Way } = {}
-  const { dial, clients, server } = await house(t, {
+  const { dial, clients, server } = await deploy(t, {
     before: async tunnel => (state.relay = await way(t, tunnel)),
     shoot: settings => ({ ...settings, maxConnectionAge: '600ms' })
   })
@@ -32,7 +32,7 @@ t.test('a connection is replaced before maxConnectionAge, and no stream notices'
 
 t.test('connections: 2 makes two links, and streams spread over them', async t => {
   const state: { relay?: Way } = {}
-  const { dial, clients } = await house(t, {
+  const { dial, clients } = await deploy(t, {
     before: async tunnel => (state.relay = await way(t, tunnel)),
     shoot: settings => ({ ...settings, connections: 2 })
   })
@@ -57,7 +57,7 @@ t.test('connections: 2 makes two links, and streams spread over them', async t =
 })
 
 t.test('a wall clock that jumps an hour changes nothing', async t => {
-  const { dial, clients } = await house(t, {})
+  const { dial, clients } = await deploy(t, {})
   const talk = echo(await dial((await echoTarget(t)).addr))
   await until('it talks', () => talk.rounds() > 2)
   const realNow = Date.now
@@ -76,7 +76,7 @@ t.test('a wall clock that jumps an hour changes nothing', async t => {
 
 t.test('a server out of file descriptors keeps what it has, and recovers', async t => {
   if (!requireTool(t, 'prlimit')) return
-  const { dial, server } = await house(t, { processes: true })
+  const { dial, server } = await deploy(t, { processes: true })
   const target = await echoTarget(t)
   const talk = echo(await dial(target.addr))
   await until('it talks', () => talk.rounds() > 2)

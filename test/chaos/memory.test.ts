@@ -43,7 +43,7 @@ t.test(`${LINKS} links down with full replay buffers stay inside the documented 
     const link = new Link()
     clients.push(new Session(link, { onOpen: incoming => void incoming.accept().resume() }))
     host.accept(far, { key: 'k' })
-    await shakeHands(near, link, { name: `c${at}`, instance: Buffer.alloc(8, at), slot: 0 })
+    await shakeHands(near, link, { name: `c${at}`, instance: Buffer.alloc(8, at), connectionIndex: 0 })
     carriers.push(near)
   }
   const streams: Duplex[] = []

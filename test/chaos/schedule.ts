@@ -147,7 +147,7 @@ export function createWorld(
     stats.resumes += first ? 0 : 1
     stats.replayedBytes += replayedBytes
   })
-  const self = { name: 'c', instance: Buffer.alloc(8, 1), slot: 0 }
+  const self = { name: 'c', instance: Buffer.alloc(8, 1), connectionIndex: 0 }
   const carriers: ScheduledCarrier[] = []
   const endings: (() => void)[] = []
   const refusals: TunnelError[] = []

@@ -9,12 +9,12 @@ const FIRST_SEED = WHOLE ? 1 : Math.floor(Date.now() / 86_400_000) * 1_000
 
 async function live(seed: number): Promise<{ problem: string | undefined; stats: Record<string, number> }> {
   const roll = dice(seed ^ 0x57e4)
-  const house = await createStreamWorld(seed)
-  const { world, pairs } = house
+  const streamWorld = await createStreamWorld(seed)
+  const { world, pairs } = streamWorld
   const stats = { resets: 0, streams: 0, bytes: 0, resumes: 0, replayedBytes: 0 }
-  for (let count = roll(4); count >= 0; count--) house.dial()
+  for (let count = roll(4); count >= 0; count--) streamWorld.dial()
 
-  for (let turn = 0; turn < 150 && !house.problem(); turn++) {
+  for (let turn = 0; turn < 150 && !streamWorld.problem(); turn++) {
     const what = roll(100)
     const pair = pairs[roll(pairs.length || 1)]
     if (what < 30) write(pair, roll)
@@ -25,14 +25,14 @@ async function live(seed: number): Promise<{ problem: string | undefined; stats:
       pair.reset = true
       stats.resets++
       pair.ends[roll(2)]?.stream.destroy(new Error('reset on purpose'))
-    } else if (what < 46) house.dial()
+    } else if (what < 46) streamWorld.dial()
     else if (what < 50) world.cut()
     else if (what < 57) world.connect()
     else if (what < 62) world.clock.tick(roll(400))
     else for (let steps = roll(6); steps >= 0; steps--) world.step()
     await loopTurn()
   }
-  const problem = await conclude(house)
+  const problem = await conclude(streamWorld)
   stats.streams = pairs.length
   stats.bytes = pairs.reduce((sum, { ends }) => sum + ends[0].read + ends[1].read, 0)
   stats.resumes = world.stats.resumes
@@ -67,8 +67,8 @@ t.test(
  * next one in two. False when the exchange was over before.
  */
 async function exchange(cutAfter: number): Promise<{ problem: string | undefined; wasCut: boolean }> {
-  const house = await createStreamWorld(1)
-  const { world, pairs } = house
+  const streamWorld = await createStreamWorld(1)
+  const { world, pairs } = streamWorld
   const begin = world.stats.delivered
   let wasCut = false
   const steps = async (): Promise<void> => {
@@ -86,15 +86,15 @@ async function exchange(cutAfter: number): Promise<{ problem: string | undefined
     world.clock.tick(260)
   }
 
-  house.dial()
-  house.dial()
+  streamWorld.dial()
+  streamWorld.dial()
   await steps()
   for (const { ends } of pairs) for (const end of ends) end.write(6_000)
   await steps()
   pairs[0]?.ends[0].end()
   for (const { ends } of pairs) ends[1].write(3_000)
   await steps()
-  const problem = await conclude(house)
+  const problem = await conclude(streamWorld)
   return { problem: problem ?? (pairs.length === 2 ? undefined : 'a dial did not come through'), wasCut }
 }
 

@@ -4,9 +4,9 @@
  */
 import t from 'tap'
 import { createBackoff } from '@tendril/common/backoff'
-import type { Arrival, Door } from '@tendril/common/tunnel/tunnel-manager'
+import type { EstablishedConnection, Endpoint } from '@tendril/common/tunnel/tunnel-manager'
 import { TunnelError } from '@tendril/common'
-import { type City, createCity, seeded } from '@tendril/common/test/tunnel/simulation'
+import { type Simulation, createSimulation, seeded } from '@tendril/common/test/tunnel/simulation'
 import { WHOLE, figure } from './traffic.js'
 
 /** The whole ten thousand run with `npm run test:chaos`; `npm test` takes a part, other seeds each day. */
@@ -14,58 +14,58 @@ const SCHEDULES = WHOLE ? 10_000 : 120
 const FIRST_SEED = WHOLE ? 1 : Math.floor(Date.now() / 86_400_000) * 1_000
 
 const WINDOW_MS = 60_000
-/** A dial over the path of a city takes at most this long. */
+/** A dial over the path of a simulation takes at most this long. */
 const DIAL_MS = 60
 
 type Path = {
-  door: Door
+  endpoint: Endpoint
   /** While false every connection lives until it is cut. */
   bad: boolean
   /** When each of the connections came that lived. */
   livedAtMs: number[]
 }
 
-/** A door to one server. When the path is bad, `lifeOf` says how long the next connection lives; 0: not at all. */
-function path(city: City, random: () => number, lifeOf: (nowMs: number) => number): Path {
-  const connect = async (signal: AbortSignal): Promise<Arrival> => {
-    const arrival = await city.door(0).connect(signal)
-    if (!path.bad) return arrival
-    const nowMs = city.clock.now()
+/** An endpoint to one server. When the path is bad, `lifeOf` says how long the next connection lives; 0: not at all. */
+function path(simulation: Simulation, random: () => number, lifeOf: (nowMs: number) => number): Path {
+  const connect = async (signal: AbortSignal): Promise<EstablishedConnection> => {
+    const connection = await simulation.endpoint(0).connect(signal)
+    if (!path.bad) return connection
+    const nowMs = simulation.clock.now()
     const lifeMs = lifeOf(nowMs)
-    const carrier = city.carriers.at(-1)
+    const carrier = simulation.carriers.at(-1)
     if (lifeMs > 0) {
       path.livedAtMs.push(nowMs)
-      city.clock.after(lifeMs, () => carrier?.cut())
+      simulation.clock.after(lifeMs, () => carrier?.cut())
     } else if (random() < 0.5) {
       carrier?.cut()
       throw new TunnelError('SERVER_UNREACHABLE', 'the path is bad')
     } else {
       // In the middle of the link's handshake, or on its first message.
-      city.clock.after(0, () => carrier?.cut())
+      simulation.clock.after(0, () => carrier?.cut())
     }
-    return arrival
+    return connection
   }
-  const path: Path = { door: { name: 'path', single: true, connect }, bad: false, livedAtMs: [] }
+  const path: Path = { endpoint: { name: 'path', single: true, connect }, bad: false, livedAtMs: [] }
   return path
 }
 
-/** Notes when each line of the city was down: from, to, in milliseconds. */
-function watchDowns(city: City): [fromMs: number, toMs: number][] {
+/** Notes when each tunnel of the simulation was down: from, to, in milliseconds. */
+function watchDowns(simulation: Simulation): [fromMs: number, toMs: number][] {
   const downs: [number, number][] = []
-  for (const { link } of city.keeper.lines) {
+  for (const { link } of simulation.manager.tunnels) {
     let sinceMs = 0
-    link.on('down', () => (sinceMs = city.clock.now()))
-    link.on('up', () => downs.push([sinceMs, city.clock.now()]))
+    link.on('down', () => (sinceMs = simulation.clock.now()))
+    link.on('up', () => downs.push([sinceMs, simulation.clock.now()]))
   }
   return downs
 }
 
 async function live(seed: number): Promise<string | undefined> {
   const random = seeded(seed)
-  const slots = 1 + Math.floor(random() * 8)
+  const connections = 1 + Math.floor(random() * 8)
   // What the client adds at most: a pause after a loss and one after a failure, and the dial between them.
-  const pauseMs = 2 * Math.max(500, WINDOW_MS / (4 * slots)) + DIAL_MS
-  const periodMs = random() * (WINDOW_MS / slots - pauseMs - DIAL_MS)
+  const pauseMs = 2 * Math.max(500, WINDOW_MS / (4 * connections)) + DIAL_MS
+  const periodMs = random() * (WINDOW_MS / connections - pauseMs - DIAL_MS)
   const lifeMs = 50 + random() * 2 * periodMs
   let livedAtMs = -Infinity
   const lifeOf = (nowMs: number): number => {
@@ -74,33 +74,34 @@ async function live(seed: number): Promise<string | undefined> {
     return lifeMs * (0.5 + random())
   }
   let bad!: Path
-  const city = createCity({
+  const simulation = createSimulation({
     seed,
-    slots,
+    connections,
     limits: { resumeWindowMs: WINDOW_MS },
     newBackoff: () => createBackoff({ random }),
-    doors: city => [(bad = path(city, random, lifeOf)).door]
+    endpoints: simulation => [(bad = path(simulation, random, lifeOf)).endpoint]
   })
-  await city.leap(20_000)
-  const lines = city.keeper.lines
-  const downs = watchDowns(city)
+  await simulation.leap(20_000)
+  const tunnels = simulation.manager.tunnels
+  const downs = watchDowns(simulation)
 
   bad.bad = true
-  for (const [at, carrier] of city.carriers.entries()) if (at === 0 || random() < 0.7) carrier.cut()
-  await city.leap(120_000)
+  for (const [at, carrier] of simulation.carriers.entries()) if (at === 0 || random() < 0.7) carrier.cut()
+  await simulation.leap(120_000)
 
   const problem = ((): string | undefined => {
-    if (lines.length !== slots) return `${lines.length} of ${slots} links at the beginning`
-    const lost = lines.filter(line => line.over).length
-    if (lost > 0) return `${lost} of ${slots} links lost`
+    if (tunnels.length !== connections) return `${tunnels.length} of ${connections} links at the beginning`
+    const lost = tunnels.filter(tunnel => tunnel.over).length
+    if (lost > 0) return `${lost} of ${connections} links lost`
     for (const [fromMs, toMs] of downs) {
       const turns = bad.livedAtMs.filter(atMs => atMs > fromMs && atMs <= toMs).length
-      if (turns > slots) return `a link waited for connection ${turns} of ${slots}`
-      if (toMs - fromMs > slots * (periodMs + pauseMs)) return `a link of ${slots} waited ${toMs - fromMs} ms`
+      if (turns > connections) return `a link waited for connection ${turns} of ${connections}`
+      if (toMs - fromMs > connections * (periodMs + pauseMs))
+        return `a link of ${connections} waited ${toMs - fromMs} ms`
     }
     return downs.length === 0 ? 'nothing happened' : undefined
   })()
-  await city.end()
+  await simulation.end()
   return problem && `${problem}; one connection in ${Math.round(periodMs)} ms lives ${Math.round(lifeMs)} ms`
 }
 
@@ -119,22 +120,22 @@ t.test(
   'two links take turns over a path that breaks each connection before the next can be made',
   async t => {
     let bad!: Path
-    const city = createCity({
-      slots: 2,
+    const simulation = createSimulation({
+      connections: 2,
       limits: { resumeWindowMs: WINDOW_MS },
       newBackoff: () => createBackoff(),
-      doors: city => [(bad = path(city, Math.random, () => 20)).door]
+      endpoints: simulation => [(bad = path(simulation, Math.random, () => 20)).endpoint]
     })
-    await city.leap(1_000)
-    const lines = city.keeper.lines
-    const downs = watchDowns(city)
+    await simulation.leap(1_000)
+    const tunnels = simulation.manager.tunnels
+    const downs = watchDowns(simulation)
 
     bad.bad = true
-    for (const carrier of city.carriers) carrier.cut()
-    await city.leap(600_000)
+    for (const carrier of simulation.carriers) carrier.cut()
+    await simulation.leap(600_000)
 
     t.same(
-      lines.map(({ over }) => over),
+      tunnels.map(({ over }) => over),
       [false, false]
     )
     const longestMs = Math.max(...downs.map(([fromMs, toMs]) => toMs - fromMs))
@@ -143,6 +144,6 @@ t.test(
       'two links, connections of 20 ms: times resumed / longest wait ms',
       `${downs.length} / ${Math.round(longestMs)}`
     )
-    await city.end()
+    await simulation.end()
   }
 )

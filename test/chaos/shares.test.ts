@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Duplex } from 'node:stream'
 import t, { type Test } from 'tap'
-import { type Settings, house } from '../support/deployment.js'
+import { type Settings, deploy } from '../support/deployment.js'
 import { startForTest, until } from '../support/child-process.js'
 import { echoTarget, tcpTarget } from '../support/targets.js'
 import type { Attack } from './attack.js'
@@ -118,7 +118,7 @@ t.test('a cluster has its part of the server whatever another one does', { timeo
   const limits: Settings = WHOLE
     ? {}
     : { links: 30, linksPerClient: 2, connections: 60, streams: 40, dialsPerSecond: 10 }
-  const city = await house(t, {
+  const city = await deploy(t, {
     clusters: ['a', 'b'],
     processes: true,
     front: 'plain',

@@ -1,7 +1,7 @@
 /** A path that swallows packets without a word: how soon it is noticed, and that streams go on when it is back. */
 import t from 'tap'
 import type { Test } from 'tap'
-import { type Settings, house } from '../support/deployment.js'
+import { type Settings, deploy } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import { echoTarget, sourceTarget } from '../support/targets.js'
 import { type Way, way } from './network-path.js'
@@ -11,14 +11,14 @@ type Limits = { pingInterval: string; deadAfter: string }
 /** A machine that is busy may stand still for a second; a path that lives must not count as dead then. */
 const SHORT: Limits = { pingInterval: '1s', deadAfter: '3s' }
 
-async function houseBehindRelay(t: Test, link: Settings | undefined = SHORT, dialTimeout = '4s') {
+async function deployBehindRelay(t: Test, link: Settings | undefined = SHORT, dialTimeout = '4s') {
   const state: { relay?: Way } = {}
   const withLink = (settings: Settings): Settings => ({
     ...settings,
     ...(link && { link }),
     ...('servers' in settings ? { connectTimeout: '2s', reconnect: { maxDelay: '200ms' } } : {})
   })
-  const built = await house(t, {
+  const built = await deploy(t, {
     before: async tunnel => (state.relay = await way(t, tunnel)),
     seed: settings => ({
       ...withLink(settings),
@@ -31,7 +31,7 @@ async function houseBehindRelay(t: Test, link: Settings | undefined = SHORT, dia
 }
 
 t.test('an idle black hole is noticed by both sides, and the stream goes on over another path', async t => {
-  const { dial, client, server, relay } = await houseBehindRelay(t)
+  const { dial, client, server, relay } = await deployBehindRelay(t)
   const talk = echo(await dial((await echoTarget(t)).addr), 64, 2_000)
   await until('a round came back', () => talk.rounds() > 0)
 
@@ -54,7 +54,7 @@ t.test('an idle black hole is noticed by both sides, and the stream goes on over
 })
 
 t.test('a black hole in the middle of a transfer, and nothing gets through for a while', async t => {
-  const { dial, client, relay } = await houseBehindRelay(t)
+  const { dial, client, relay } = await deployBehindRelay(t)
   const source = await sourceTarget(t, 64 * MIB)
   const stream = await dial(source.addr)
   const hash = hashOf(stream)
@@ -78,7 +78,7 @@ t.test('a black hole in the middle of a transfer, and nothing gets through for a
 })
 
 t.test('a dial made while the line is down waits for it within its own bound', async t => {
-  const { dial, relay, client } = await houseBehindRelay(t, SHORT, '30s')
+  const { dial, relay, client } = await deployBehindRelay(t, SHORT, '30s')
   const target = await echoTarget(t)
   await relay.refuse()
   relay.cut()
@@ -95,7 +95,7 @@ t.test('a dial made while the line is down waits for it within its own bound', a
 
 if (WHOLE) {
   t.test('with the defaults a black hole is noticed within ten seconds of the last byte', async t => {
-    const { dial, client, server, relay } = await houseBehindRelay(t, { resumeWindow: '60s' })
+    const { dial, client, server, relay } = await deployBehindRelay(t, { resumeWindow: '60s' })
     const talk = echo(await dial((await echoTarget(t)).addr), 64, 100)
     await until('rounds come back', () => talk.rounds() > 3)
 

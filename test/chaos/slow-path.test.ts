@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto'
 import { type Duplex, Readable } from 'node:stream'
 import t, { type Test } from 'tap'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { PATIENCE_MS, until } from '../support/child-process.js'
 import { echoTarget, pseudoRandom, sinkTarget, tcpTarget } from '../support/targets.js'
 import { type SlowWay, slowWay } from './slow-path.js'
@@ -23,9 +23,9 @@ const UNACKNOWLEDGED_LIMIT_BYTES = 8 * MIB
 const RESUMED_MS = 1_000
 const timeout = (WHOLE ? 10 : 3) * PATIENCE_MS
 
-async function slowHouse(t: Test) {
+async function deployBehindSlowPath(t: Test) {
   const state: { path?: SlowWay } = {}
-  const built = await house(t, {
+  const built = await deploy(t, {
     processes: true,
     before: async tunnel => (state.path = await slowWay(t, tunnel, BYTES_PER_SECOND))
   })
@@ -44,7 +44,7 @@ type Load = {
 /** Breaks the path under load, waits for the transfers, and shows how long keystrokes took. */
 async function breakOnce(
   t: Test,
-  { client, server, path, keyboard }: Awaited<ReturnType<typeof slowHouse>>,
+  { client, server, path, keyboard }: Awaited<ReturnType<typeof deployBehindSlowPath>>,
   { transfers, carried, unacknowledged }: Load
 ): Promise<void> {
   // Some went through while the others were dialled.
@@ -104,7 +104,7 @@ t.test(
   '64 uploads over a slow path that breaks: no byte is lost, few are sent again',
   { timeout },
   async t => {
-    const there = await slowHouse(t)
+    const there = await deployBehindSlowPath(t)
     const sink = await sinkTarget(t)
     const received = Promise.all(Array.from({ length: TRANSFERS }, () => sink.received()))
     const streams = await dialAll(there.dial, sink.addr)
@@ -130,7 +130,7 @@ t.test(
   '64 downloads over a slow path that breaks: no byte is lost, few are sent again',
   { timeout },
   async t => {
-    const there = await slowHouse(t)
+    const there = await deployBehindSlowPath(t)
     const source = await tcpTarget(t, socket => {
       socket.once('data', () => Readable.from(pseudoRandom(TRANSFER_BYTES)).pipe(socket))
     })

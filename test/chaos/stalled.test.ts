@@ -13,7 +13,7 @@ import t, { type Test } from 'tap'
 import { parse } from 'yaml'
 import { GIVE_BACK_EVERY_MS, GIVE_BACK_FROM_BYTES } from '@tendril/common/heap'
 import { readDockerfile, ROOT_PATH, textsOf } from '../support/dockerfile.js'
-import { type Inhabitant, type Kind, type Launch, type Settings, house } from '../support/deployment.js'
+import { type Program, type Kind, type Launch, type Settings, deploy } from '../support/deployment.js'
 import { type MemoryGroup, memoryGroup } from '../support/memory-group.js'
 import { until } from '../support/child-process.js'
 import { type TargetServer, echoTarget, sourceTarget, stalledTarget } from '../support/targets.js'
@@ -36,7 +36,7 @@ const NETWORK = `ip link set lo mtu 1500 up &&
 const IN_OWN_NETWORK = process.env['TEST_IN_OWN_NETWORK'] === 'yes'
 
 /** One program in its group. */
-type Limited = { program: Inhabitant; limitBytes: number; group: MemoryGroup | undefined }
+type Limited = { program: Program; limitBytes: number; group: MemoryGroup | undefined }
 
 /** What a chart sets, in bytes. */
 function limitOf(chart: Kind): number {
@@ -101,7 +101,7 @@ async function stalledUploads(t: Test): Promise<void> {
 
 async function stall(t: Test, target: TargetServer, use: (stream: Duplex) => void): Promise<void> {
   const { launch, groups } = await asDeployed(t)
-  const { dial, server, clients } = await house(t, {
+  const { dial, server, clients } = await deploy(t, {
     processes: true,
     launch,
     // A machine that is busy with something else is no reason to fail.

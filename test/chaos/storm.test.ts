@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { PATIENCE_MS, startForTest, until } from '../support/child-process.js'
 import { WHOLE, figure } from './traffic.js'
 
@@ -36,7 +36,7 @@ t.test(
   `${CLIENTS} clients are back after their server was killed and started again`,
   { timeout: 3 * CROWD_PATIENCE_MS },
   async t => {
-    const { server, clients } = await house(t, {
+    const { server, clients } = await deploy(t, {
       processes: true,
       startClients: false,
       shoot: settings => ({ ...settings, log: { level: 'info', format: 'json' } })

@@ -3,7 +3,7 @@
  * Nobody above the link may notice: hashes are equal, no stream sees an error.
  */
 import t from 'tap'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { PATIENCE_MS, requireTool } from '../support/child-process.js'
 import { squid } from '../support/proxies.js'
 import { echoTarget, sinkTarget, sourceTarget, tcpTarget } from '../support/targets.js'
@@ -26,7 +26,7 @@ t.test(
       relay?: Awaited<ReturnType<typeof way>>
       proxy?: Awaited<ReturnType<typeof reloadingHaproxy>>
     } = {}
-    const { dial, clients, server, tunnel } = await house(t, {
+    const { dial, clients, server, tunnel } = await deploy(t, {
       before: async tunnel => {
         paths.proxy = await reloadingHaproxy(t, tunnel)
         paths.relay = await way(t, paths.proxy)

@@ -21,7 +21,7 @@ import { rotation } from './checks/rotation.js'
 import { services } from './checks/services.js'
 import { streams } from './checks/stream-checks.js'
 import { Cluster } from './support/cluster.js'
-import { delay, type House } from './support/check-context.js'
+import { delay, type CheckContext } from './support/check-context.js'
 import { existingNetwork } from './support/network.js'
 import { inside, type Namespace } from './support/namespace-process.js'
 import { Report } from './support/check-report.js'
@@ -44,19 +44,26 @@ await mkdir(logDir, { recursive: true })
 
 const report = new Report(only?.split(','))
 const cluster = await Cluster.create({ dir, logDir, network, tools })
-const house: House = { report, network, cluster, dir, tunnel: undefined, quick: args.includes('--quick') }
+const context: CheckContext = {
+  report,
+  network,
+  cluster,
+  dir,
+  tunnel: undefined,
+  quick: args.includes('--quick')
+}
 
 /** Several servers are about themselves; what a connection is good for is checked with one. */
-const groupsOf = (name: FrontKind | 'direct'): ((house: House) => Promise<void>)[] =>
+const groupsOf = (name: FrontKind | 'direct'): ((context: CheckContext) => Promise<void>)[] =>
   name === 'replicas' ? [replicas, failures] : [logs, copy, streams, services, load, rotation, failures]
 
 async function runChecks(name: FrontKind | 'direct'): Promise<void> {
-  await withoutApi(house)
-  const readyMs = await cluster.start(house.tunnel?.egressConfigFile)
+  await withoutApi(context)
+  const readyMs = await cluster.start(context.tunnel?.egressConfigFile)
   report.say(`kube-apiserver was ready after ${readyMs.toFixed(0)} ms`)
   const endWorld = await createWorld({ dir: join(dir, name), logDir, network, tools, cluster })
   try {
-    for (const group of groupsOf(name)) await group(house)
+    for (const group of groupsOf(name)) await group(context)
     if (args.includes('--keep')) await stayUp()
   } finally {
     await endWorld()
@@ -75,7 +82,7 @@ async function stayUp(): Promise<never> {
 }
 
 try {
-  await separation(house)
+  await separation(context)
   if (args.includes('--direct')) {
     report.over('direct')
     await network.open()
@@ -84,7 +91,7 @@ try {
     const kubeconfig = await cluster.kubeconfigFor(LEASE_USER)
     for (const kind of onlyDeploy ? [] : chosen) {
       report.over(kind)
-      house.tunnel = await startTunnel({
+      context.tunnel = await startTunnel({
         kind,
         dir: join(dir, `tunnel-${kind}`),
         logDir,
@@ -94,12 +101,12 @@ try {
       try {
         await runChecks(kind)
       } finally {
-        await report.always('stopping the tunnel', house.tunnel.stop)
+        await report.always('stopping the tunnel', context.tunnel.stop)
       }
     }
     if (!only || /(^|,)8/.test(only)) {
       report.over('docs/install and deploy')
-      await deploy(house, { tools, definitions, logDir })
+      await deploy(context, { tools, definitions, logDir })
     }
   }
 } finally {

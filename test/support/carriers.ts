@@ -50,7 +50,7 @@ export async function linkPair(
   const server = new Promise<Link>(resolve => {
     new LinkHost({ server: 'test', onLink: resolve }).accept(serverCarrier, { key: 'test' })
   })
-  await shakeHands(clientCarrier, client, { name: 'test', instance: randomBytes(16), slot: 0 })
+  await shakeHands(clientCarrier, client, { name: 'test', instance: randomBytes(16), connectionIndex: 0 })
   const pair: [Link, Link] = [client, await server]
   t.teardown(() => {
     for (const link of pair) link.close('CLOSED')

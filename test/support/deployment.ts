@@ -1,5 +1,5 @@
 /**
- * A whole house for a test: a PKI, seed-servers, shoot-clients and what lies between them, configured by the same
+ * A whole deployment for a test: a PKI, seed-servers, shoot-clients and what lies between them, configured by the same
  * files that operators write. In this process, or as the installed programs (`processes: true`). Everything is stopped
  * in reverse order with the test, which then fails if anything is left open.
  */
@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-import type { House } from '@tendril/common/command'
+import type { Service } from '@tendril/common/command'
 import { loadConfig } from '@tendril/common/config'
 import { createLog, type Log } from '@tendril/common/log'
 import { createMetrics, type Metrics } from '@tendril/common/metrics'
@@ -33,7 +33,7 @@ const LOG_LINES = 5_000
 /** A configuration as its file would hold it; what is left out has its default. */
 export type Settings = { [key: string]: Settings | Settings[] | string | number | boolean | string[] }
 
-export type HouseOptions = {
+export type DeploymentOptions = {
   /** Run the programs as child processes, through their bins. Default false: in this process. */
   processes?: boolean
   /** For processes only: what to start instead of Node with these arguments. */
@@ -62,8 +62,8 @@ export type Kind = 'seed-server' | 'shoot-client'
 /** The command of a program and variables for it. `args`: its script, and what comes behind. */
 export type Launch = (kind: Kind, args: string[]) => { command: string[]; env?: NodeJS.ProcessEnv }
 
-/** One program of the house. */
-export interface Inhabitant {
+/** One program of the deployment. */
+export interface Program {
   readonly name: string
   readonly configFile: string
   /** Base URL of its admin listener. */
@@ -86,20 +86,20 @@ export interface Inhabitant {
 
 /** One server, and where it is reached. */
 export type Replica = {
-  server: Inhabitant
+  server: Program
   tunnel: Address
   /** By cluster. */
   fronts: Record<string, Front>
 }
 
-export type TestHouse = {
+export type Deployment = {
   /** The file of the PKI with this name: `ca.crt`, `client-demo.key`. */
   pki(file: string): string
   directory: string
   /** All servers. `server`, `tunnel` and `fronts` are those of the first. */
   replicas: Replica[]
-  server: Inhabitant
-  clients: Inhabitant[]
+  server: Program
+  clients: Program[]
   tunnel: Address
   fronts: Record<string, Front>
   /** A dial as kube-apiserver makes it, with its certificate where the front asks for one. `at`: index of the server. */
@@ -109,11 +109,11 @@ export type TestHouse = {
   ): Promise<Duplex>
 }
 
-/** Builds and starts a house; resolves when every started client is connected. */
-export async function house(t: Test, options: HouseOptions = {}): Promise<TestHouse> {
+/** Builds and starts a deployment; resolves when every started client is connected. */
+export async function deploy(t: Test, options: DeploymentOptions = {}): Promise<Deployment> {
   const { clusters = ['demo'], clients: clientCount = 1, hosts = ['vpn.demo.test'], front = 'tls' } = options
   nothingLeft(t)
-  const directory = mkdtempSync(join(tmpdir(), 'tendril-house-'))
+  const directory = mkdtempSync(join(tmpdir(), 'tendril-deployment-'))
   t.teardown(() => {
     rmSync(directory, { recursive: true, force: true })
   })
@@ -127,13 +127,13 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
   const tunnels: Address[] = []
   for (let index = 0; index < (options.servers ?? 1); index += 1) tunnels.push(await reserveAddress())
   const serverTls = { cert: pki('server.crt'), key: pki('server.key'), clientCa: pki('ca.crt') }
-  const inhabit = options.processes ? processInhabitant : localInhabitant
-  const make = (kind: Kind, name: string, admin: Address, settings: Settings): Inhabitant => {
+  const makeProgram = options.processes ? processProgram : localProgram
+  const make = (kind: Kind, name: string, admin: Address, settings: Settings): Program => {
     const configFile = join(directory, `${name}.yaml`)
     mkdirSync(directory, { recursive: true })
     // JSON is YAML.
     writeFileSync(configFile, JSON.stringify(settings, undefined, 2))
-    const inhabitant = inhabit({
+    const program = makeProgram({
       kind,
       name,
       configFile,
@@ -142,10 +142,10 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
       launch: options.launch ?? ((_, args) => ({ command: [process.execPath, ...args] }))
     })
     t.teardown(async () => {
-      await inhabitant.stop(TEARDOWN_MS)
-      if (!t.passing()) t.comment(`log of ${name}:\n${inhabitant.log()}`)
+      await program.stop(TEARDOWN_MS)
+      if (!t.passing()) t.comment(`log of ${name}:\n${program.log()}`)
     })
-    return inhabitant
+    return program
   }
 
   const replicas: (Replica & { reached: Address })[] = []
@@ -175,7 +175,7 @@ export async function house(t: Test, options: HouseOptions = {}): Promise<TestHo
     replicas.push({ server, tunnel, fronts, reached: (await options.before?.(tunnel)) ?? tunnel })
   }
 
-  const clients: Inhabitant[] = []
+  const clients: Program[] = []
   /** URLs of servers that some client connects to. */
   const known = new Set<string>()
   for (const cluster of clusters) {
@@ -245,7 +245,7 @@ function listenersOf({ tunnel, fronts = [], admin }: Settings): string[] {
 }
 
 /** The program as a child process, through its bin. */
-function processInhabitant({ kind, name, configFile, admin, listeners, launch }: Plan): Inhabitant {
+function processProgram({ kind, name, configFile, admin, listeners, launch }: Plan): Program {
   const bin = join(root, 'packages', kind, 'bin', `${kind}.js`)
   let child: ReturnType<typeof start> | undefined
   let earlierLog = ''
@@ -285,9 +285,9 @@ function processInhabitant({ kind, name, configFile, admin, listeners, launch }:
 }
 
 /** The program in this process: the same file, the same class, a log that is kept. */
-function localInhabitant({ kind, name, configFile, admin }: Plan): Inhabitant {
+function localProgram({ kind, name, configFile, admin }: Plan): Program {
   const lines: string[] = []
-  let running: House | undefined
+  let running: Service | undefined
   return {
     name,
     configFile,
@@ -327,7 +327,7 @@ function localInhabitant({ kind, name, configFile, admin }: Plan): Inhabitant {
   }
 }
 
-async function build(kind: Kind, file: string, parts: { log: Log; metrics: Metrics }): Promise<House> {
+async function build(kind: Kind, file: string, parts: { log: Log; metrics: Metrics }): Promise<Service> {
   return kind === 'seed-server'
     ? new Server(await loadConfig(seedSchema, { file }), parts)
     : new Client(await loadConfig(shootSchema, { file }), parts)

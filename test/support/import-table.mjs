@@ -145,7 +145,7 @@ export const table = [
   },
   { files: ['common/*'], may: ['common/*', 'node:*', 'node:*/*', 'pino', 'prom-client'] },
 
-  // The doors of the server.
+  // The listeners of the server.
   {
     files: ['seed-server/acceptor/**'],
     may: ['seed-server/acceptor/**', 'common/*', 'common/identity/**', 'common/transport/**', 'node:*', 'ws']
@@ -203,7 +203,7 @@ export const table = [
     ]
   },
 
-  // Several workers: a primary that carries no byte, and workers that are houses.
+  // Several workers: a primary that carries no byte, and workers that each run a server.
   {
     files: ['seed-server/workers/workers'],
     may: [
@@ -282,7 +282,7 @@ export const table = [
     ]
   },
 
-  // The houses: the only two files that may import everything; started by main (or a worker), offered by index.
+  // The services: the only two files that may import everything; started by main (or a worker), offered by index.
   {
     files: ['seed-server/server'],
     may: ['seed-server/**', 'common/**', 'node:*', 'node:*/*', 'ws', 'prom-client']

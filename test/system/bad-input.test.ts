@@ -14,7 +14,7 @@ import { encode } from '@tendril/common/wire/encode'
 import { frameType } from '@tendril/common/wire/frame'
 import { type Front } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { house, type Settings, type TestHouse } from '../support/deployment.js'
+import { deploy, type Settings, type Deployment } from '../support/deployment.js'
 import { PATIENCE_MS, requireTool, start, until } from '../support/child-process.js'
 import { echoTarget, type TargetServer } from '../support/targets.js'
 import { issue, type Material } from './issue-certificate.js'
@@ -26,8 +26,8 @@ import { echo, gone, inParallel, MIB, rounds } from './talk.js'
 /** A stream of another cluster that must not notice anything: it talks until it is asked how it was. */
 type Neighbour = { stop(): Promise<{ rounds: number; slowestMs: number }> }
 
-async function neighbour(t: Test, home: TestHouse, target: TargetServer): Promise<Neighbour> {
-  const stream = await home.dial(target.addr, { cluster: 'quiet' })
+async function neighbour(t: Test, deployment: Deployment, target: TargetServer): Promise<Neighbour> {
+  const stream = await deployment.dial(target.addr, { cluster: 'quiet' })
   t.teardown(() => stream.destroy())
   const state = { stopping: false }
   const talking = (async () => {
@@ -55,8 +55,8 @@ async function undisturbed(t: Test, neighbour: Neighbour): Promise<void> {
 }
 
 /** A cluster that is attacked and one that is not, each with its client; the programs run by themselves. */
-function twoClusters(t: Test, seed?: (settings: Settings) => Settings): Promise<TestHouse> {
-  return house(t, { processes: true, clusters: ['loud', 'quiet'], ...(seed && { seed }) })
+function twoClusters(t: Test, seed?: (settings: Settings) => Settings): Promise<Deployment> {
+  return deploy(t, { processes: true, clusters: ['loud', 'quiet'], ...(seed && { seed }) })
 }
 
 // Certificates.
@@ -65,7 +65,7 @@ const LONG_AGO = { now: new Date('2020-01-01T00:00:00Z'), validityDays: 1 }
 
 /** What a TLS listener answers to `request`. */
 async function answerOf(
-  { pki }: TestHouse,
+  { pki }: Deployment,
   where: { port: number },
   material: Material | undefined,
   request: string
@@ -89,8 +89,8 @@ const UPGRADE =
   'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: tendril.v1\r\nTendril-Cluster: loud\r\n\r\n'
 
 t.test('no, a wrong and an expired certificate are told why at both doors', async t => {
-  const home = await house(t, { clusters: ['loud', 'quiet'] })
-  const front = portOf(home.fronts['loud']!)
+  const deployment = await deploy(t, { clusters: ['loud', 'quiet'] })
+  const front = portOf(deployment.fronts['loud']!)
   const connectLine = 'CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\n\r\n'
   const client = ['tendril://client/loud']
   const caller = ['tendril://caller/me']
@@ -103,43 +103,51 @@ t.test('no, a wrong and an expired certificate are told why at both doors', asyn
       /^HTTP\/1\.1 401 client not identified: no client certificate was presented\r\n/,
       /^HTTP\/1\.1 407 caller not identified: no client certificate was presented\r\n/
     ],
-    ["a stranger's client", issue(home, { uris: client, stranger: true }), unknown, unknown],
-    ['an expired client', issue(home, { uris: client, ...LONG_AGO }), expired, expired],
-    ['an expired caller', issue(home, { uris: caller, ...LONG_AGO }), expired, expired],
+    ["a stranger's client", issue(deployment, { uris: client, stranger: true }), unknown, unknown],
+    ['an expired client', issue(deployment, { uris: client, ...LONG_AGO }), expired, expired],
+    ['an expired caller', issue(deployment, { uris: caller, ...LONG_AGO }), expired, expired],
     [
       "a client of the cluster, at its own cluster's front",
-      issue(home, { uris: client }),
+      issue(deployment, { uris: client }),
       /^HTTP\/1\.1 101 /,
       /^HTTP\/1\.1 403 caller not allowed: .* is the certificate of a client, not of a caller/
     ],
     [
       'a caller',
-      issue(home, { uris: caller }),
+      issue(deployment, { uris: caller }),
       /^HTTP\/1\.1 403 not a client of this cluster: .* is the certificate of a caller, not of a client/,
       /^HTTP\/1\.1 502 connection refused/
     ],
     [
       'a client of the other cluster',
-      issue(home, { uris: ['tendril://client/quiet'] }),
+      issue(deployment, { uris: ['tendril://client/quiet'] }),
       /^HTTP\/1\.1 403 not a client of this cluster: the client says it serves "loud", its certificate is for "quiet"/,
       /^HTTP\/1\.1 403 /
     ]
   ]
 
   for (const [what, material, atTunnel, atFront] of cases) {
-    t.match(await answerOf(home, { port: front }, material, connectLine), atFront, `${what}, at the front`)
+    t.match(
+      await answerOf(deployment, { port: front }, material, connectLine),
+      atFront,
+      `${what}, at the front`
+    )
     // Whoever is let in is left to itself: the connection is closed from here.
     if (atTunnel.source.includes('101')) continue
-    t.match(await answerOf(home, home.tunnel, material, UPGRADE), atTunnel, `${what}, at the tunnel`)
+    t.match(
+      await answerOf(deployment, deployment.tunnel, material, UPGRADE),
+      atTunnel,
+      `${what}, at the tunnel`
+    )
   }
 })
 
 t.test('the client says which certificate the server did not like', async t => {
-  const home = await house(t, { startClients: false })
-  const [client] = home.clients
-  const { cert, key } = issue(home, { uris: ['tendril://client/demo'], ...LONG_AGO })
-  writeFileSync(home.pki('client-demo.crt'), cert)
-  writeFileSync(home.pki('client-demo.key'), key, { mode: 0o600 })
+  const deployment = await deploy(t, { startClients: false })
+  const [client] = deployment.clients
+  const { cert, key } = issue(deployment, { uris: ['tendril://client/demo'], ...LONG_AGO })
+  writeFileSync(deployment.pki('client-demo.crt'), cert)
+  writeFileSync(deployment.pki('client-demo.key'), key, { mode: 0o600 })
 
   // Its own door first: what has expired is not even tried.
   const started = await client!.start().then(
@@ -161,14 +169,14 @@ function portOf(front: Front): number {
 const HALF_A_HANDSHAKE = Buffer.from('160301020001000', 'hex')
 
 t.test('random bytes, half handshakes and slow drips at every door disturb nobody', async t => {
-  const home = await twoClusters(t)
+  const deployment = await twoClusters(t)
   const target = await echoTarget(t)
-  const quiet = await neighbour(t, home, target)
+  const quiet = await neighbour(t, deployment, target)
   const doors = [
-    home.tunnel.port,
-    portOf(home.fronts['loud']!),
-    portOf(home.fronts['quiet']!),
-    ...[home.server, ...home.clients].map(({ admin }) => Number(new URL(admin).port))
+    deployment.tunnel.port,
+    portOf(deployment.fronts['loud']!),
+    portOf(deployment.fronts['quiet']!),
+    ...[deployment.server, ...deployment.clients].map(({ admin }) => Number(new URL(admin).port))
   ]
   const sockets: Socket[] = []
   const open = async (port: number) => {
@@ -208,15 +216,15 @@ t.test('random bytes, half handshakes and slow drips at every door disturb nobod
     'those who ended are gone',
     () => noisy.filter(({ closed }) => !closed).length <= doors.length * 20
   )
-  t.equal((await ask(`${home.server.admin}/readyz`)).status, 200)
-  const stream = await home.dial(target.addr, { cluster: 'loud' })
+  t.equal((await ask(`${deployment.server.admin}/readyz`)).status, 200)
+  const stream = await deployment.dial(target.addr, { cluster: 'loud' })
   t.equal(await echo(stream, 'and new ones come in'), 'and new ones come in')
   stream.destroy()
   await undisturbed(t, quiet)
 })
 
 t.test('a handshake and a header that never end are cut off in time', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     processes: true,
     clusters: ['loud', 'quiet'],
     seed: settings => ({
@@ -225,45 +233,53 @@ t.test('a handshake and a header that never end are cut off in time', async t =>
       fronts: (settings['fronts'] as Settings[]).map(front => ({ ...front, headerTimeout: '3s' }))
     })
   })
-  const quiet = await neighbour(t, home, await echoTarget(t))
-  const front = portOf(home.fronts['loud']!)
+  const quiet = await neighbour(t, deployment, await echoTarget(t))
+  const front = portOf(deployment.fronts['loud']!)
   const caller = {
-    cert: readFileSync(home.pki('kube-apiserver.crt'), 'utf8'),
-    key: readFileSync(home.pki('kube-apiserver.key'), 'utf8')
+    cert: readFileSync(deployment.pki('kube-apiserver.crt'), 'utf8'),
+    key: readFileSync(deployment.pki('kube-apiserver.key'), 'utf8')
   }
 
-  for (const port of [home.tunnel.port, front]) {
+  for (const port of [deployment.tunnel.port, front]) {
     const socket = connect(port, '127.0.0.1')
     socket.write(HALF_A_HANDSHAKE)
     await gone(socket)
   }
-  const answer = await answerOf(home, { port: front }, caller, 'CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost:')
+  const answer = await answerOf(deployment, { port: front }, caller, 'CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost:')
 
   t.match(answer, /^HTTP\/1\.1 408 request header took too long/)
   await undisturbed(t, quiet)
 })
 
 t.test('10 MB of header are refused at every door, and not read for long', async t => {
-  const home = await twoClusters(t)
-  const quiet = await neighbour(t, home, await echoTarget(t))
+  const deployment = await twoClusters(t)
+  const quiet = await neighbour(t, deployment, await echoTarget(t))
   const material = (name: string) => ({
-    ca: readFileSync(home.pki('ca.crt')),
-    cert: readFileSync(home.pki(`${name}.crt`)),
-    key: readFileSync(home.pki(`${name}.key`))
+    ca: readFileSync(deployment.pki('ca.crt')),
+    cert: readFileSync(deployment.pki(`${name}.crt`)),
+    key: readFileSync(deployment.pki(`${name}.key`))
   })
   const doors: [what: string, head: string, open: () => Socket | TLSSocket][] = [
     [
       'tunnel',
       UPGRADE.slice(0, -2),
-      () => connectTls({ host: '127.0.0.1', port: home.tunnel.port, ...material('client-loud') })
+      () => connectTls({ host: '127.0.0.1', port: deployment.tunnel.port, ...material('client-loud') })
     ],
     [
       'front',
       'CONNECT 127.0.0.1:1 HTTP/1.1\r\n',
       () =>
-        connectTls({ host: '127.0.0.1', port: portOf(home.fronts['loud']!), ...material('kube-apiserver') })
+        connectTls({
+          host: '127.0.0.1',
+          port: portOf(deployment.fronts['loud']!),
+          ...material('kube-apiserver')
+        })
     ],
-    ['admin', 'GET /livez HTTP/1.1\r\n', () => connect(Number(new URL(home.server.admin).port), '127.0.0.1')]
+    [
+      'admin',
+      'GET /livez HTTP/1.1\r\n',
+      () => connect(Number(new URL(deployment.server.admin).port), '127.0.0.1')
+    ]
   ]
 
   for (const [what, head, open] of doors) {
@@ -278,7 +294,7 @@ t.test('10 MB of header are refused at every door, and not read for long', async
     // The admin door hangs up with bytes unread, and the reset behind its answer may overtake it.
     t.match(answer, what === 'admin' ? /^(HTTP\/1\.1 431 |$)/ : /^HTTP\/1\.1 431 /, what)
   }
-  t.equal((await ask(`${home.server.admin}/livez`)).status, 200)
+  t.equal((await ask(`${deployment.server.admin}/livez`)).status, 200)
   await undisturbed(t, quiet)
 })
 
@@ -286,10 +302,10 @@ t.test('10 MB of header are refused at every door, and not read for long', async
 
 t.test('programs without a file descriptor left serve what is open, and recover', async t => {
   if (!requireTool(t, 'prlimit')) return
-  const home = await twoClusters(t)
+  const deployment = await twoClusters(t)
   const target = await echoTarget(t)
-  const quiet = await neighbour(t, home, target)
-  for (const { name, pid } of [home.server, home.clients[0]!]) {
+  const quiet = await neighbour(t, deployment, target)
+  for (const { name, pid } of [deployment.server, deployment.clients[0]!]) {
     await t.test(name, async t => {
       const open = readdirSync(`/proc/${pid}/fd`).length
       const limit = (count: number) => spawnSync('prlimit', [`--pid=${pid}`, `--nofile=${count}:`])
@@ -299,7 +315,7 @@ t.test('programs without a file descriptor left serve what is open, and recover'
       limit(open + 10)
 
       const crowd = await inParallel(60, 60, () =>
-        home.dial(target.addr, { cluster: 'loud' }).catch((error: unknown) => String(error))
+        deployment.dial(target.addr, { cluster: 'loud' }).catch((error: unknown) => String(error))
       )
 
       const inside = crowd.filter((one): one is Duplex => typeof one !== 'string')
@@ -310,7 +326,7 @@ t.test('programs without a file descriptor left serve what is open, and recover'
       for (const stream of inside) stream.destroy()
       limit(Number(normal[1]))
       await until('it serves again', async () => {
-        const next = await home.dial(target.addr, { cluster: 'loud' }).catch(() => undefined)
+        const next = await deployment.dial(target.addr, { cluster: 'loud' }).catch(() => undefined)
         next?.destroy()
         return next !== undefined
       })
@@ -324,8 +340,8 @@ t.test('programs without a file descriptor left serve what is open, and recover'
 const OPENED = (stream: number) => encode.opened(stream, 1 << 20)
 
 t.test('whoever breaks a rule of the protocol is shown out with the rule', async t => {
-  const home = await twoClusters(t)
-  const quiet = await neighbour(t, home, await echoTarget(t))
+  const deployment = await twoClusters(t)
+  const quiet = await neighbour(t, deployment, await echoTarget(t))
   const PROTOCOL_ERROR = 4048
   const rules: [what: string, said: (Buffer | string)[], code: number, reason: RegExp][] = [
     ['text', ['hello'], PROTOCOL_ERROR, /messages are binary/],
@@ -371,7 +387,7 @@ t.test('whoever breaks a rule of the protocol is shown out with the rule', async
   ]
 
   for (const [what, said, code, reason] of rules) {
-    const hostile = await hostileClient(t, home, { cluster: 'loud' })
+    const hostile = await hostileClient(t, deployment, { cluster: 'loud' })
     hostile.say(...said)
     const heard = await hostile.closed
     t.equal(heard.code, code, `${what}: ${heard.reason}`)
@@ -379,14 +395,14 @@ t.test('whoever breaks a rule of the protocol is shown out with the rule', async
   }
 
   await until('only the real client is left', async () =>
-    (await home.server.metrics()).includes('tendril_server_clients{cluster="loud"} 1\n')
+    (await deployment.server.metrics()).includes('tendril_server_clients{cluster="loud"} 1\n')
   )
   await undisturbed(t, quiet)
 })
 
 t.test('before the greetings are over nothing else is listened to', async t => {
-  const home = await twoClusters(t)
-  const quiet = await neighbour(t, home, await echoTarget(t))
+  const deployment = await twoClusters(t)
+  const quiet = await neighbour(t, deployment, await echoTarget(t))
   const early: [what: string, upTo: 'websocket' | 'link', said: Buffer, reason: RegExp][] = [
     [
       'a frame instead of a link HELLO',
@@ -400,7 +416,7 @@ t.test('before the greetings are over nothing else is listened to', async t => {
   ]
 
   for (const [what, upTo, said, reason] of early) {
-    const hostile = await hostileClient(t, home, { cluster: 'loud', upTo })
+    const hostile = await hostileClient(t, deployment, { cluster: 'loud', upTo })
     hostile.say(said)
     t.match((await hostile.closed).reason, reason, what)
   }
@@ -408,13 +424,13 @@ t.test('before the greetings are over nothing else is listened to', async t => {
 })
 
 t.test('what a client does to its own streams ends those, and no other', async t => {
-  const home = await house(t, { processes: true, clusters: ['loud', 'quiet'], startClients: false })
-  await home.clients[1]!.start()
-  await home.clients[1]!.ready()
-  const quiet = await neighbour(t, home, await echoTarget(t))
-  const hostile = await hostileClient(t, home, { cluster: 'loud' })
+  const deployment = await deploy(t, { processes: true, clusters: ['loud', 'quiet'], startClients: false })
+  await deployment.clients[1]!.start()
+  await deployment.clients[1]!.ready()
+  const quiet = await neighbour(t, deployment, await echoTarget(t))
+  const hostile = await hostileClient(t, deployment, { cluster: 'loud' })
   const opened = async () => {
-    const dialling = home.dial('10.0.0.1:80', { cluster: 'loud' })
+    const dialling = deployment.dial('10.0.0.1:80', { cluster: 'loud' })
     dialling.catch(() => {})
     const { stream } = await hostile.opened()
     return { stream, dialling }
@@ -467,20 +483,20 @@ t.test('what a client does to its own streams ends those, and no other', async t
 })
 
 t.test('a link is resumed by nobody but its owner', async t => {
-  const home = await twoClusters(t)
-  const owner = await hostileClient(t, home, { cluster: 'loud', upTo: 'session' })
+  const deployment = await twoClusters(t)
+  const owner = await hostileClient(t, deployment, { cluster: 'loud', upTo: 'session' })
   const { id } = owner.welcome!
 
   for (const [cluster, what] of [
     ['loud', { id: randomBytes(16), received: 0 }],
     ['quiet', { id, received: 0 }]
   ] as const) {
-    await t.rejects(hostileClient(t, home, { cluster, resume: what }), {
+    await t.rejects(hostileClient(t, deployment, { cluster, resume: what }), {
       message: /^RESUME_REFUSED: this server holds no such link/
     })
   }
 
-  await t.rejects(hostileClient(t, home, { cluster: 'loud', resume: { id, received: 1e9 } }), {
+  await t.rejects(hostileClient(t, deployment, { cluster: 'loud', resume: { id, received: 1e9 } }), {
     message: /^RESUME_REFUSED: the message counts of the two sides do not fit/
   })
   t.match(await owner.closed, { code: 4037 }, 'what cannot be counted ends the link on both sides')
@@ -489,8 +505,8 @@ t.test('a link is resumed by nobody but its owner', async t => {
 // Configuration.
 
 t.test('a typo in a configuration is told with file, line and key, and exit code 2', async t => {
-  const home = await house(t, { startClients: false })
-  for (const { configFile, name } of [home.server, home.clients[0]!]) {
+  const deployment = await deploy(t, { startClients: false })
+  for (const { configFile, name } of [deployment.server, deployment.clients[0]!]) {
     const kind = name.startsWith('seed') ? 'seed-server' : 'shoot-client'
     const bin = new URL(`../../../packages/${kind}/bin/${kind}.js`, import.meta.url).pathname
     const text = readFileSync(configFile, 'utf8')

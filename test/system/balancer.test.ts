@@ -2,7 +2,7 @@
 import t from 'tap'
 import { randomHaproxy } from '../chaos/network-path.js'
 import { figure, logged } from '../chaos/traffic.js'
-import { type Settings, house } from '../support/deployment.js'
+import { type Settings, deploy } from '../support/deployment.js'
 import { reservePort } from '../support/ports.js'
 import { requireTool, until } from '../support/child-process.js'
 
@@ -13,7 +13,7 @@ t.test(
   async t => {
     if (!requireTool(t, 'haproxy')) return
     const port = await reservePort()
-    const { replicas, clients } = await house(t, {
+    const { replicas, clients } = await deploy(t, {
       servers: SERVERS,
       startClients: false,
       seed: settings => ({ ...settings, drainTimeout: '1s' }),

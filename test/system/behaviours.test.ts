@@ -17,7 +17,7 @@ import { connect, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import t, { type Test } from 'tap'
 import { httpGet } from '../support/apiserver.js'
-import { house, type Inhabitant, type Settings } from '../support/deployment.js'
+import { deploy, type Program, type Settings } from '../support/deployment.js'
 import { type Cuttable, cuttable } from '../support/cuttable.js'
 import { until } from '../support/child-process.js'
 import {
@@ -60,7 +60,7 @@ const fronts =
 // Half-close, ends, resets.
 
 t.test('a caller that has said all hears the whole reply, however large', async t => {
-  const { dial } = await house(t)
+  const { dial } = await deploy(t)
   const target = await replyAfterFinTarget(t)
 
   const stream = await dial(target.addr)
@@ -72,7 +72,7 @@ t.test('a caller that has said all hears the whole reply, however large', async 
 })
 
 t.test('a target that has said all goes on to hear the caller', async t => {
-  const { dial } = await house(t)
+  const { dial } = await deploy(t)
   const heard: Buffer[] = []
   const target = await tcpTarget(t, socket => {
     socket.end('nothing more from me')
@@ -89,7 +89,7 @@ t.test('a target that has said all goes on to hear the caller', async t => {
 })
 
 t.test('whoever writes and closes loses nothing, 1 byte or 5 MiB, on either side', async t => {
-  const { dial } = await house(t)
+  const { dial } = await deploy(t)
   const sink = await sinkTarget(t)
 
   for (const bytes of [1, 500, 50_000, 5 * MIB]) {
@@ -106,7 +106,7 @@ t.test('whoever writes and closes loses nothing, 1 byte or 5 MiB, on either side
 })
 
 t.test('a reset is a reset at the other end, never an orderly end', async t => {
-  const { dial } = await house(t, { front: 'plain' })
+  const { dial } = await deploy(t, { front: 'plain' })
   const breaking = await tcpTarget(t, socket => {
     socket.write('half an ans')
     socket.once('data', () => socket.resetAndDestroy())
@@ -134,7 +134,7 @@ t.test('a stream may be idle for longer than a dead link is waited for', async t
   // A machine that is busy may stand still for a second, and the link must not count as dead for that.
   const link = { link: { pingInterval: '500ms', deadAfter: '2s' } }
   let line: Cuttable | undefined
-  const { dial, clients } = await house(t, {
+  const { dial, clients } = await deploy(t, {
     before: async tunnel => (line = await cuttable(t, tunnel)),
     seed: settings => ({ ...settings, ...link }),
     shoot: settings => ({ ...settings, ...link })
@@ -204,7 +204,7 @@ const P99_FLOOR_MS = 250
 const COMPARISONS = 3
 
 t.test(`${STREAMS} streams keep their pace beside readers that stand still, in both directions`, async t => {
-  const { dial } = await house(t, { processes: true, front: 'plain' })
+  const { dial } = await deploy(t, { processes: true, front: 'plain' })
   const target = await echoTarget(t)
   const streams = await inParallel(STREAMS, 16, () => dial(target.addr))
   const p99 = async () => {
@@ -244,7 +244,7 @@ function sum(sockets: Set<Socket>): number {
 t.test('a fast upload into a slow reader does not hold up what that reader sends', async t => {
   const DOWN = 32 * MIB
   const UP = 64 * MIB
-  const { dial } = await house(t, { processes: true })
+  const { dial } = await deploy(t, { processes: true })
   const state: { socket?: Socket; read: number } = { read: 0 }
   const digests: Promise<{ bytes: number; sha256: string }>[] = []
   const target = await tcpTarget(t, socket => {
@@ -283,7 +283,7 @@ function knocksAt(port: number): number {
 }
 
 t.test('a black hole is a 504 in time, and is not knocked at any longer', async t => {
-  const { dial } = await house(t, { seed: fronts({ dialTimeout: '500ms' }) })
+  const { dial } = await deploy(t, { seed: fronts({ dialTimeout: '500ms' }) })
   const hole = await blackHole(t)
   const before = knocksAt(hole.port)
 
@@ -293,7 +293,7 @@ t.test('a black hole is a 504 in time, and is not knocked at any longer', async 
 })
 
 t.test('a caller who leaves takes the dial along, all the way to the target', async t => {
-  const { dial, clients } = await house(t)
+  const { dial, clients } = await deploy(t)
   const hole = await blackHole(t)
   const before = knocksAt(hole.port)
   const caller = new AbortController()
@@ -309,7 +309,7 @@ t.test('a caller who leaves takes the dial along, all the way to the target', as
 })
 
 t.test('what is refused or denied ends its own dial only', async t => {
-  const { dial } = await house(t, {
+  const { dial } = await deploy(t, {
     shoot: settings => ({ ...settings, targets: { allow: ['127.0.0.0/8'], deny: ['127.66.0.0/16'] } })
   })
   const target = await echoTarget(t)
@@ -338,7 +338,7 @@ t.test('what is refused or denied ends its own dial only', async t => {
 t.test(
   'a client that is silent costs a dial its time and no more, and its server can still be stopped',
   async t => {
-    const { dial, clients, server } = await house(t, {
+    const { dial, clients, server } = await deploy(t, {
       processes: true,
       seed: settings => ({ ...fronts({ dialTimeout: '2s' })(settings), drainTimeout: '300ms' })
     })
@@ -359,7 +359,7 @@ t.test(
 // Names and requests.
 
 t.test('IPv6 literals and names are reached', async t => {
-  const { dial } = await house(t)
+  const { dial } = await deploy(t)
   const four = await podTarget(t)
   const six = await podTarget(t, undefined, { host: '::1' })
 
@@ -375,7 +375,7 @@ t.test('IPv6 literals and names are reached', async t => {
 })
 
 t.test('a name of 255 characters is asked for, one more is not', async t => {
-  const { dial, clients } = await house(t)
+  const { dial, clients } = await deploy(t)
   const label = 'a'.repeat(63)
   const longest = [label, label, label, label].join('.')
   t.equal(longest.length, 255)
@@ -405,7 +405,7 @@ async function heardBy(socket: Socket, text: string): Promise<string> {
 }
 
 t.test('a CONNECT may come byte by byte, with the first bytes for the target right behind it', async t => {
-  const { fronts } = await house(t, { front: 'plain' })
+  const { fronts } = await deploy(t, { front: 'plain' })
   const target = await echoTarget(t)
   const socket = await rawCaller(t, fronts['demo'])
 
@@ -419,7 +419,7 @@ t.test('a CONNECT may come byte by byte, with the first bytes for the target rig
 })
 
 t.test('a header beyond the limit is a 431', async t => {
-  const { fronts } = await house(t, { front: 'plain' })
+  const { fronts } = await deploy(t, { front: 'plain' })
   const socket = await rawCaller(t, fronts['demo'])
 
   socket.write(`CONNECT 127.0.0.1:1 HTTP/1.1\r\nX: ${'x'.repeat(8 * KIB)}\r\n\r\n`)
@@ -439,7 +439,7 @@ const PER_STREAM = 256 * KIB
 /** Garbage that V8 has not collected yet, TLS, tables: what a busy Node process grows by whatever it does. */
 const SLACK = 48 * MIB
 
-function residentBytes({ pid }: Inhabitant): number {
+function residentBytes({ pid }: Program): number {
   const status = readFileSync(`/proc/${pid}/status`, 'utf8')
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * KIB
 }
@@ -449,7 +449,7 @@ t.test(`${SLOW} slow streams cost what is documented, not what they would like t
     session: { memoryBudget: `${BUDGET / MIB}MiB`, windowMin: `${WINDOW_MIN / KIB}KiB` },
     link: { replayLimit: `${REPLAY / MIB}MiB` }
   }
-  const { dial, server, clients } = await house(t, {
+  const { dial, server, clients } = await deploy(t, {
     processes: true,
     front: 'plain',
     seed: settings => ({ ...settings, ...limits }),

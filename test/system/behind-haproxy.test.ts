@@ -6,7 +6,7 @@ import { httpGet } from '../support/apiserver.js'
 import { requireTool, until } from '../support/child-process.js'
 import { haproxy } from '../support/proxies.js'
 import { echoTarget, podTarget, sinkTarget, sourceTarget } from '../support/targets.js'
-import { city, NAMES, relayFrom, WEB_GREETING } from './behind.js'
+import { twoClustersBehind, NAMES, relayFrom, WEB_GREETING } from './two-clusters.js'
 import { digest, echo, inParallel, MIB, upload } from './talk.js'
 
 /** An address of this machine that nothing else connects from. */
@@ -14,7 +14,7 @@ const ELSEWHERE = '127.77.0.7'
 
 t.test('two clusters and a web site share one port: each name reaches its own', async t => {
   if (!requireTool(t, 'haproxy')) return
-  const { reach, visit, replicas } = await city(t, haproxy)
+  const { reach, visit, replicas } = await twoClustersBehind(t, haproxy)
   const pod = await podTarget(t)
 
   for (const cluster of ['blue', 'green'] as const) {
@@ -31,7 +31,7 @@ t.test('two clusters and a web site share one port: each name reaches its own', 
 
 t.test('a client that asks for the name of another cluster is refused, and told why', async t => {
   if (!requireTool(t, 'haproxy')) return
-  const { clients, replicas, reach } = await city(t, haproxy, {
+  const { clients, replicas, reach } = await twoClustersBehind(t, haproxy, {
     startClients: false,
     askFor: () => NAMES.green
   })
@@ -53,7 +53,7 @@ t.test('a client that asks for the name of another cluster is refused, and told 
 
 t.test('100 MiB each way arrive byte for byte', async t => {
   if (!requireTool(t, 'haproxy')) return
-  const { reach } = await city(t, haproxy, { processes: true })
+  const { reach } = await twoClustersBehind(t, haproxy, { processes: true })
   const source = await sourceTarget(t, 100 * MIB)
   const sink = await sinkTarget(t)
 
@@ -70,7 +70,7 @@ t.test('100 MiB each way arrive byte for byte', async t => {
 t.test('1000 streams are open at once, and each hears its own', async t => {
   if (!requireTool(t, 'haproxy')) return
   const COUNT = 1_000
-  const { reach, replicas } = await city(t, haproxy, { processes: true })
+  const { reach, replicas } = await twoClustersBehind(t, haproxy, { processes: true })
   const target = await echoTarget(t)
 
   const streams = await inParallel(COUNT, 32, () => reach('blue', target.addr))
@@ -90,7 +90,7 @@ t.test('1000 streams are open at once, and each hears its own', async t => {
 for (const version of ['v1', 'v2'] as const) {
   t.test(`PROXY protocol ${version} carries the client's address through`, async t => {
     if (!requireTool(t, 'haproxy')) return
-    const { reach, replicas } = await city(t, haproxy, {
+    const { reach, replicas } = await twoClustersBehind(t, haproxy, {
       proxyProtocol: version,
       entrance: proxy => relayFrom(t, ELSEWHERE, proxy)
     })
@@ -108,7 +108,7 @@ t.test(
   'without the PROXY header that is required nobody comes in, and who has one is not disturbed',
   async t => {
     if (!requireTool(t, 'haproxy')) return
-    const { reach, replicas, tunnels } = await city(t, haproxy, { proxyProtocol: 'v2' })
+    const { reach, replicas, tunnels } = await twoClustersBehind(t, haproxy, { proxyProtocol: 'v2' })
     const target = await echoTarget(t)
     const stream = await reach('blue', target.addr)
     const intruder = connect(tunnels.blue)

@@ -4,7 +4,7 @@ import { httpGet } from '../support/apiserver.js'
 import { requireTool, until } from '../support/child-process.js'
 import { nginx } from '../support/proxies.js'
 import { echoTarget, podTarget, sinkTarget, sourceTarget } from '../support/targets.js'
-import { city, NAMES, relayFrom, WEB_GREETING } from './behind.js'
+import { twoClustersBehind, NAMES, relayFrom, WEB_GREETING } from './two-clusters.js'
 import { digest, echo, inParallel, MIB, upload } from './talk.js'
 
 /** An address of this machine that nothing else connects from. */
@@ -12,7 +12,7 @@ const ELSEWHERE = '127.77.0.8'
 
 t.test('two clusters and a web site share one port: each name reaches its own', async t => {
   if (!requireTool(t, 'nginx')) return
-  const { reach, visit, replicas } = await city(t, nginx)
+  const { reach, visit, replicas } = await twoClustersBehind(t, nginx)
   const pod = await podTarget(t)
 
   for (const cluster of ['blue', 'green'] as const) {
@@ -29,7 +29,7 @@ t.test('two clusters and a web site share one port: each name reaches its own', 
 
 t.test('a client that asks for the name of another cluster is refused, and told why', async t => {
   if (!requireTool(t, 'nginx')) return
-  const { clients } = await city(t, nginx, { startClients: false, askFor: () => NAMES.green })
+  const { clients } = await twoClustersBehind(t, nginx, { startClients: false, askFor: () => NAMES.green })
   const [stray] = clients
 
   await stray!.start()
@@ -40,7 +40,7 @@ t.test('a client that asks for the name of another cluster is refused, and told 
 
 t.test('100 MiB each way arrive byte for byte', async t => {
   if (!requireTool(t, 'nginx')) return
-  const { reach } = await city(t, nginx, { processes: true })
+  const { reach } = await twoClustersBehind(t, nginx, { processes: true })
   const source = await sourceTarget(t, 100 * MIB)
   const sink = await sinkTarget(t)
 
@@ -57,7 +57,7 @@ t.test('100 MiB each way arrive byte for byte', async t => {
 t.test('200 streams are open at once, and each hears its own', async t => {
   if (!requireTool(t, 'nginx')) return
   const COUNT = 200
-  const { reach } = await city(t, nginx, { processes: true })
+  const { reach } = await twoClustersBehind(t, nginx, { processes: true })
   const target = await echoTarget(t)
 
   const streams = await inParallel(COUNT, 32, () => reach('green', target.addr))
@@ -74,7 +74,7 @@ t.test('200 streams are open at once, and each hears its own', async t => {
 
 t.test("PROXY protocol v1, all that nginx speaks, carries the client's address through", async t => {
   if (!requireTool(t, 'nginx')) return
-  const { reach, replicas } = await city(t, nginx, {
+  const { reach, replicas } = await twoClustersBehind(t, nginx, {
     proxyProtocol: 'v1',
     entrance: proxy => relayFrom(t, ELSEWHERE, proxy)
   })

@@ -1,11 +1,11 @@
 /** What a real client and its operator see when a limit of its cluster is reached (clusters[].limits). */
 import t from 'tap'
-import { type Settings, house } from '../support/deployment.js'
+import { type Settings, deploy } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 
 t.test('a client beyond its links and routes is told which key, serves on with those it has', async t => {
   const limits = { linksPerClient: 2, routesPerClient: 1 }
-  const { server, clients, dial } = await house(t, {
+  const { server, clients, dial } = await deploy(t, {
     seed: settings => ({ ...settings, clusters: [{ name: 'demo', limits }] as Settings[] }),
     shoot: settings => ({
       ...settings,
@@ -33,7 +33,7 @@ t.test(
   'links of one client share its routes: what one announces beyond them is ignored and said',
   async t => {
     const limits = { routesPerClient: 2 }
-    const { server } = await house(t, {
+    const { server } = await deploy(t, {
       seed: settings => ({
         ...settings,
         clusters: [{ name: 'demo', limits, routes: ['10.0.0.0/8'] }] as Settings[]

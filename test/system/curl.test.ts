@@ -1,5 +1,5 @@
 /**
- * curl at the fronts of a whole house, as people try a tunnel out by hand: it proxies through TLS and Unix fronts and
+ * curl at the fronts of a whole deployment, as people try a tunnel out by hand: it proxies through TLS and Unix fronts and
  * says why not. Fronts alone are tried with curl in packages/seed-server/test/front/front-curl.test.ts.
  */
 import { execFile } from 'node:child_process'
@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { requireTool } from '../support/child-process.js'
 import { podTarget, refusedPort } from '../support/targets.js'
 
@@ -24,7 +24,7 @@ async function curl(...args: string[]): Promise<string> {
 
 t.test('through a TLS front with a certificate, and told why not without', async t => {
   if (!requireTool(t, 'curl')) return
-  const { pki, fronts, clients } = await house(t, { processes: true })
+  const { pki, fronts, clients } = await deploy(t, { processes: true })
   const pod = await podTarget(t)
   const { port } = fronts['demo'] as { port: number }
   const proxy = ['-x', `https://localhost:${port}`, '--proxy-cacert', pki('ca.crt')]
@@ -50,7 +50,7 @@ t.test('through a TLS front with a certificate, and told why not without', async
 
 t.test('through a Unix front behind a relay, for curl speaks to no Unix proxy itself', async t => {
   if (!requireTool(t, 'curl')) return
-  const { fronts } = await house(t, { processes: true, front: 'unix' })
+  const { fronts } = await deploy(t, { processes: true, front: 'unix' })
   const pod = await podTarget(t)
   const proxy = ['-x', `http://127.0.0.1:${await relayTo(t, fronts['demo'] as { path: string })}`]
 

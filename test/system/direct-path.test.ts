@@ -1,12 +1,12 @@
 /**
- * The plain way through a whole house, without anything between client and server: in this process, and as the
+ * The plain way through a whole deployment, without anything between client and server: in this process, and as the
  * installed programs. What lies between is the matter of other files here.
  */
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import t from 'tap'
 import { httpGet } from '../support/apiserver.js'
-import { house, type Settings } from '../support/deployment.js'
+import { deploy, type Settings } from '../support/deployment.js'
 import { openResources } from '../support/leaks.js'
 import { bannerTarget, podTarget, refusedPort } from '../support/targets.js'
 
@@ -14,7 +14,7 @@ for (const processes of [false, true]) {
   const where = processes ? 'as processes' : 'in this process'
 
   t.test(`${where}: kube-apiserver reaches a pod`, async t => {
-    const { dial } = await house(t, { processes })
+    const { dial } = await deploy(t, { processes })
     const pod = await podTarget(t)
 
     const answer = await httpGet(await dial(pod.addr), { path: '/healthz' })
@@ -24,7 +24,7 @@ for (const processes of [false, true]) {
   })
 
   t.test(`${where}: a refused target is said in the status line`, async t => {
-    const { dial } = await house(t, { processes })
+    const { dial } = await deploy(t, { processes })
     const port = await refusedPort()
 
     await t.rejects(dial(`127.0.0.1:${port}`), { message: /code 502: 502 connection refused/ })
@@ -42,7 +42,7 @@ const patient = (settings: Settings): Settings => ({
 
 for (const front of ['tls', 'plain', 'unix'] as const) {
   t.test(`a ${front} front hands over server-first bytes behind its 200`, async t => {
-    const { dial } = await house(t, { front, seed: patient })
+    const { dial } = await deploy(t, { front, seed: patient })
     const banner = await bannerTarget(t, 'SSH-2.0-pod\r\n')
 
     const stream = await dial(banner.addr)
@@ -54,7 +54,7 @@ for (const front of ['tls', 'plain', 'unix'] as const) {
 }
 
 t.test('two clusters, each reached through its own front', async t => {
-  const { dial, server } = await house(t, { clusters: ['blue', 'green'] })
+  const { dial, server } = await deploy(t, { clusters: ['blue', 'green'] })
   const pod = await podTarget(t)
 
   for (const cluster of ['blue', 'green']) {

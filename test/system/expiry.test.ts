@@ -8,7 +8,7 @@ import type { Duplex } from 'node:stream'
 import t from 'tap'
 import { createAuthority } from '@tendril/common/identity/certificate'
 import { makeKeyPair } from '@tendril/common/identity/keys'
-import { house, type Settings, type TestHouse } from '../support/deployment.js'
+import { deploy, type Settings, type Deployment } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
 import { issue, type Material } from './issue-certificate.js'
@@ -20,15 +20,15 @@ const OVER_TIMEOUT_MS = 2_000 * VALID_S
 const SHORT = { validityDays: VALID_S / 86_400 }
 
 /** As editors and Secret volumes do: a new file under the old name. */
-function put(home: Pick<TestHouse, 'pki'>, name: string, content: string): void {
-  writeFileSync(home.pki(`${name}.new`), content, { mode: 0o600 })
-  renameSync(home.pki(`${name}.new`), home.pki(name))
+function put(deployment: Pick<Deployment, 'pki'>, name: string, content: string): void {
+  writeFileSync(deployment.pki(`${name}.new`), content, { mode: 0o600 })
+  renameSync(deployment.pki(`${name}.new`), deployment.pki(name))
 }
 
-function putPair(home: Pick<TestHouse, 'pki'>, name: string, { cert, key }: Material): void {
+function putPair(deployment: Pick<Deployment, 'pki'>, name: string, { cert, key }: Material): void {
   // The key first: a reading in between fails, and is repeated.
-  put(home, `${name}.key`, key)
-  put(home, `${name}.crt`, cert)
+  put(deployment, `${name}.key`, key)
+  put(deployment, `${name}.crt`, cert)
 }
 
 async function echoes(stream: Duplex, text: string): Promise<boolean> {
@@ -47,35 +47,35 @@ async function endOf(stream: Duplex): Promise<string> {
 }
 
 t.test('links and tunnels end with their certificate; one that is renewed in time never ends', async t => {
-  const home = await house(t, { clusters: ['ends', 'renewed', 'stays'], startClients: false })
+  const deployment = await deploy(t, { clusters: ['ends', 'renewed', 'stays'], startClients: false })
   const target = await echoTarget(t)
-  const client = (cluster: string) => issue(home, { ...SHORT, uris: [`tendril://client/${cluster}`] })
-  for (const cluster of ['ends', 'renewed']) putPair(home, `client-${cluster}`, client(cluster))
+  const client = (cluster: string) => issue(deployment, { ...SHORT, uris: [`tendril://client/${cluster}`] })
+  for (const cluster of ['ends', 'renewed']) putPair(deployment, `client-${cluster}`, client(cluster))
   const expiry = Date.now() + VALID_S * 1_000
-  const [ends, renewed, stays] = home.clients as [
-    TestHouse['clients'][0],
-    TestHouse['clients'][0],
-    TestHouse['clients'][0]
+  const [ends, renewed, stays] = deployment.clients as [
+    Deployment['clients'][0],
+    Deployment['clients'][0],
+    Deployment['clients'][0]
   ]
-  for (const one of home.clients) await one.start()
-  for (const one of home.clients) await one.ready()
+  for (const one of deployment.clients) await one.start()
+  for (const one of deployment.clients) await one.ready()
   const caller = {
-    ...issue(home, { ...SHORT, uris: ['tendril://caller/x'] }),
-    ca: readFileSync(home.pki('ca.crt'))
+    ...issue(deployment, { ...SHORT, uris: ['tendril://caller/x'] }),
+    ca: readFileSync(deployment.pki('ca.crt'))
   }
-  const throughLink = await home.dial(target.addr, { cluster: 'ends' })
-  const ofCaller = await home.dial(target.addr, { cluster: 'stays', tls: caller })
-  const kept = await home.dial(target.addr, { cluster: 'stays' })
-  const goesOn = await home.dial(target.addr, { cluster: 'renewed' })
+  const throughLink = await deployment.dial(target.addr, { cluster: 'ends' })
+  const ofCaller = await deployment.dial(target.addr, { cluster: 'stays', tls: caller })
+  const kept = await deployment.dial(target.addr, { cluster: 'stays' })
+  const goesOn = await deployment.dial(target.addr, { cluster: 'renewed' })
 
-  putPair(home, 'client-renewed', issue(home, { uris: ['tendril://client/renewed'] }))
+  putPair(deployment, 'client-renewed', issue(deployment, { uris: ['tendril://client/renewed'] }))
   const [linkCode, callerCode] = await Promise.all([endOf(throughLink), endOf(ofCaller)])
 
   t.ok(Date.now() >= expiry - 1_000, 'not before')
   t.match(linkCode, /ECONNRESET/, 'half an answer never looks whole')
   t.match(callerCode, /ECONNRESET/)
   t.match(
-    home.server.log(),
+    deployment.server.log(),
     /certificate of \\"somebody\\" expired on .*certificate ended, and with it what it had opened/
   )
   await until('the client to say why', () => ends.log().includes('CLIENT_NOT_IDENTIFIED'))
@@ -91,15 +91,15 @@ t.test('links and tunnels end with their certificate; one that is renewed in tim
   t.notMatch(renewed.log(), /link down|link closed/)
   t.notMatch(stays.log(), /link down|link closed/)
 
-  putPair(home, 'client-ends', issue(home, { uris: ['tendril://client/ends'] }))
+  putPair(deployment, 'client-ends', issue(deployment, { uris: ['tendril://client/ends'] }))
   await ends.ready()
-  const again = await home.dial(target.addr, { cluster: 'ends' })
+  const again = await deployment.dial(target.addr, { cluster: 'ends' })
   t.ok(await echoes(again, 'again'))
   for (const stream of [kept, goesOn, again]) stream.destroy()
 })
 
 t.test('onExpiry: keep leaves open what is open, and lets nobody in', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     startClients: false,
     seed: settings => {
       const tunnel = settings['tunnel'] as Settings
@@ -109,41 +109,43 @@ t.test('onExpiry: keep leaves open what is open, and lets nobody in', async t =>
     }
   })
   const target = await echoTarget(t)
-  putPair(home, 'client-demo', issue(home, { ...SHORT, uris: ['tendril://client/demo'] }))
+  putPair(deployment, 'client-demo', issue(deployment, { ...SHORT, uris: ['tendril://client/demo'] }))
   const tls = {
-    ...issue(home, { ...SHORT, uris: ['tendril://caller/x'] }),
-    ca: readFileSync(home.pki('ca.crt'))
+    ...issue(deployment, { ...SHORT, uris: ['tendril://caller/x'] }),
+    ca: readFileSync(deployment.pki('ca.crt'))
   }
   const expiry = Date.now() + VALID_S * 1_000
-  await home.clients[0]!.start()
-  await home.clients[0]!.ready()
-  const stream = await home.dial(target.addr, { tls })
+  await deployment.clients[0]!.start()
+  await deployment.clients[0]!.ready()
+  const stream = await deployment.dial(target.addr, { tls })
 
   await until('both certificates to be over', () => Date.now() > expiry + 1_500, OVER_TIMEOUT_MS)
 
   t.ok(await echoes(stream, 'kept'))
   stream.destroy()
-  await t.rejects(home.dial(target.addr, { tls }), { message: /407 caller not identified: .*expired on/ })
+  await t.rejects(deployment.dial(target.addr, { tls }), {
+    message: /407 caller not identified: .*expired on/
+  })
 })
 
 t.test('an authority that is taken out of the file ends what it had let in', async t => {
-  const home = await house(t, { shoot: withOwnAuthorities })
+  const deployment = await deploy(t, { shoot: withOwnAuthorities })
   const target = await echoTarget(t)
-  const stream = await home.dial(target.addr)
-  const ours = readFileSync(home.pki('ca.crt'), 'utf8')
+  const stream = await deployment.dial(target.addr)
+  const ours = readFileSync(deployment.pki('ca.crt'), 'utf8')
   const other = createAuthority({ commonName: 'another', keys: makeKeyPair() })
 
-  put(home, 'ca.crt', `${other}${ours}`)
+  put(deployment, 'ca.crt', `${other}${ours}`)
   await until(
     'the server to have read both',
-    () => home.server.log().split('certificate reloaded').length > 2
+    () => deployment.server.log().split('certificate reloaded').length > 2
   )
   t.ok(await echoes(stream, 'accepted still'))
 
-  put(home, 'ca.crt', other)
+  put(deployment, 'ca.crt', other)
   t.match(await endOf(stream), /ECONNRESET/)
   await until('both to be ended', () => {
-    const log = home.server.log()
+    const log = deployment.server.log()
     return ['client-demo', 'kube-apiserver'].every(name =>
       log.includes(`certificate of \\"${name}\\" comes from an authority that is no longer accepted`)
     )
@@ -154,13 +156,13 @@ t.test(
   'a server whose certificate expires is left by its clients, and found again when it has another',
   async t => {
     const expiry = Date.now() + VALID_S * 1_000
-    const home = await house(t, {
+    const deployment = await deploy(t, {
       seed: withShortCertificate(),
       shoot: settings => ({ ...settings, reconnect: { maxDelay: '1s' } })
     })
-    const client = home.clients[0]!
+    const client = deployment.clients[0]!
     const target = await echoTarget(t)
-    const stream = await home.dial(target.addr)
+    const stream = await deployment.dial(target.addr)
 
     await until('the client to drop it', () => client.log().includes('link down'), OVER_TIMEOUT_MS)
     t.ok(Date.now() >= expiry - 1_000, 'not before')
@@ -172,7 +174,7 @@ t.test(
     const sinceThen = (): string => client.log().slice(client.log().indexOf('link down'))
     t.notMatch(sinceThen(), /link resumed/)
 
-    putPair(home, 'server', server(home, {}))
+    putPair(deployment, 'server', server(deployment, {}))
     t.ok(await echoes(stream, 'over a connection with the new certificate'))
     t.match(sinceThen(), /link resumed/)
     stream.destroy()
@@ -183,34 +185,34 @@ t.test(
   'a client replaces connections before the certificate of the server ends, and drops what its own file no longer accepts',
   async t => {
     const expiry = Date.now() + VALID_S * 1_000
-    const home = await house(t, {
+    const deployment = await deploy(t, {
       seed: withShortCertificate(),
       shoot: settings => ({ ...withOwnAuthorities(settings), reconnect: { maxDelay: '1s' } })
     })
-    const client = home.clients[0]!
-    const ours = readFileSync(home.pki('ca.crt'), 'utf8')
+    const client = deployment.clients[0]!
+    const ours = readFileSync(deployment.pki('ca.crt'), 'utf8')
     const target = await echoTarget(t)
-    const stream = await home.dial(target.addr)
+    const stream = await deployment.dial(target.addr)
 
-    putPair(home, 'server', server(home, {}))
+    putPair(deployment, 'server', server(deployment, {}))
     await until('the old certificate to be over', () => Date.now() > expiry + 1_500, OVER_TIMEOUT_MS)
     t.ok(await echoes(stream, 'over a newer connection'))
     t.notMatch(client.log(), /link down|link closed/)
 
-    put(home, 'ca.crt.client', createAuthority({ commonName: 'another', keys: makeKeyPair() }))
+    put(deployment, 'ca.crt.client', createAuthority({ commonName: 'another', keys: makeKeyPair() }))
     await until('the client to drop it', () => client.log().includes('link down'))
     t.match(
       client.log(),
       /the server's certificate of \\"somebody\\" comes from an authority that is no longer accepted.*link down/
     )
-    put(home, 'ca.crt.client', ours)
+    put(deployment, 'ca.crt.client', ours)
     t.ok(await echoes(stream, 'accepted again'))
     stream.destroy()
   }
 )
 
 t.test('servers replace the connections between them when their certificate is renewed', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     servers: 2,
     shoot: settings => ({ ...settings, servers: (settings['servers'] as Settings[]).slice(0, 1) }),
     seed: withShortCertificate()
@@ -218,20 +220,21 @@ t.test('servers replace the connections between them when their certificate is r
   const expiry = Date.now() + VALID_S * 1_000
   const target = await echoTarget(t)
   await until('the servers to know each other', async () =>
-    (await home.replicas[1]!.server.metrics()).includes('tendril_server_peers 1\n')
+    (await deployment.replicas[1]!.server.metrics()).includes('tendril_server_peers 1\n')
   )
-  const stream = await home.dial(target.addr, { at: 1 })
+  const stream = await deployment.dial(target.addr, { at: 1 })
 
-  putPair(home, 'server', server(home, {}))
+  putPair(deployment, 'server', server(deployment, {}))
   await until('the old certificate to be over', () => Date.now() > expiry + 1_500, OVER_TIMEOUT_MS)
 
   t.ok(await echoes(stream, 'from one server to the other'))
   stream.destroy()
-  for (const { server } of home.replicas) t.notMatch(server.log(), /peer lost|peer gone|certificate ended/)
+  for (const { server } of deployment.replicas)
+    t.notMatch(server.log(), /peer lost|peer gone|certificate ended/)
 })
 
 t.test('a connection to another server ends with the certificate of that server', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     servers: 2,
     startClients: false,
     seed: (settings, index) => {
@@ -249,7 +252,7 @@ t.test('a connection to another server ends with the certificate of that server'
       return { ...settings, tunnel, peers }
     }
   })
-  const [first, second] = home.replicas.map(({ server }) => server)
+  const [first, second] = deployment.replicas.map(({ server }) => server)
 
   await until('the servers to know each other', async () =>
     (await first!.metrics()).includes('tendril_server_peers 1\n')
@@ -258,7 +261,7 @@ t.test('a connection to another server ends with the certificate of that server'
   t.match(first!.log(), /link lost: the server's certificate of \\"somebody\\" expired on .*peer lost/)
   t.notMatch(second!.log(), /peer lost/)
 
-  putPair(home, 'second', server(home, {}))
+  putPair(deployment, 'second', server(deployment, {}))
   await until('it to be found again', () => first!.log().includes('peer connected again'), OVER_TIMEOUT_MS)
 })
 
@@ -282,7 +285,12 @@ function withShortCertificate(): (settings: Settings) => Settings {
   }
 }
 
-function server(home: Pick<TestHouse, 'pki'>, validity: object): Material {
+function server(deployment: Pick<Deployment, 'pki'>, validity: object): Material {
   const hosts = ['127.0.0.1', '::1', 'localhost', 'vpn.demo.test']
-  return issue(home, { ...validity, hosts, usages: ['serverAuth', 'clientAuth'], uris: ['tendril://server'] })
+  return issue(deployment, {
+    ...validity,
+    hosts,
+    usages: ['serverAuth', 'clientAuth'],
+    uris: ['tendril://server']
+  })
 }

@@ -5,7 +5,7 @@
 import t, { type Test } from 'tap'
 import { figure } from '../chaos/traffic.js'
 import { httpGet } from '../support/apiserver.js'
-import { type Inhabitant, type Settings, type TestHouse, house } from '../support/deployment.js'
+import { type Program, type Settings, type Deployment, deploy } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import { podTarget } from '../support/targets.js'
 
@@ -19,12 +19,12 @@ const patient = (settings: Settings): Settings => ({
 })
 
 /** Many dials at once, and how long the slowest took. */
-async function dialAtOnce(home: TestHouse, addr: string, at = 0) {
+async function dialAtOnce(deployment: Deployment, addr: string, at = 0) {
   const began = performance.now()
   const took: number[] = []
   const statuses = await Promise.all(
     Array.from({ length: DIALS }, async () => {
-      const stream = await home.dial(addr, { at })
+      const stream = await deployment.dial(addr, { at })
       took.push(performance.now() - began)
       return (await httpGet(stream)).status
     })
@@ -32,7 +32,7 @@ async function dialAtOnce(home: TestHouse, addr: string, at = 0) {
   return { failed: statuses.filter(status => status !== 200), slowestMs: Math.round(Math.max(...took)) }
 }
 
-async function whileHung<T>(t: Test, program: Inhabitant, act: () => Promise<T>): Promise<T> {
+async function whileHung<T>(t: Test, program: Program, act: () => Promise<T>): Promise<T> {
   await program.kill('SIGSTOP')
   t.teardown(() => program.kill('SIGCONT'))
   const result = await act()
@@ -43,24 +43,24 @@ async function whileHung<T>(t: Test, program: Inhabitant, act: () => Promise<T>)
 t.test(
   'a client that hangs: no dial fails while another is well, and it is asked again when it is back',
   async t => {
-    const home = await house(t, {
+    const deployment = await deploy(t, {
       clients: 2,
       processes: true,
       seed: patient,
       shoot: (settings, _cluster, index) => patient({ ...settings, name: `client-${index}` })
     })
     const pod = await podTarget(t)
-    const { server, clients } = home
+    const { server, clients } = deployment
     const said = (text: string) => server.log().split(text).length - 1
     await until('both are here', async () =>
       (await server.metrics()).includes('server_clients{cluster="demo"} 2\n')
     )
 
-    const { slowestMs: usualMs } = await dialAtOnce(home, pod.addr)
+    const { slowestMs: usualMs } = await dialAtOnce(deployment, pod.addr)
     for (const [index, client] of clients.entries()) {
       const { first, next } = await whileHung(t, client, async () => ({
-        first: await dialAtOnce(home, pod.addr),
-        next: await dialAtOnce(home, pod.addr)
+        first: await dialAtOnce(deployment, pod.addr),
+        next: await dialAtOnce(deployment, pod.addr)
       }))
       t.same([...first.failed, ...next.failed], [])
       t.equal(said('client does not respond'), index + 1, 'noticed within the dials, once')
@@ -76,7 +76,7 @@ t.test(
 )
 
 t.test('a server that hangs: dials that it was asked for go to another one', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     servers: 3,
     processes: true,
     seed: patient,
@@ -84,7 +84,7 @@ t.test('a server that hangs: dials that it was asked for go to another one', asy
     shoot: settings => patient({ ...settings, servers: (settings['servers'] as Settings[]).slice(1) })
   })
   const pod = await podTarget(t)
-  const [first, ...others] = home.replicas.map(({ server }) => server)
+  const [first, ...others] = deployment.replicas.map(({ server }) => server)
   await until('all know each other', async () =>
     (await first!.metrics()).includes('tendril_server_peers 2\n')
   )
@@ -92,14 +92,14 @@ t.test('a server that hangs: dials that it was asked for go to another one', asy
     const metrics = await Promise.all(others.map(server => server.metrics()))
     return metrics.every(text => text.includes('server_clients{cluster="demo"} 1\n'))
   })
-  const asked = async (server: Inhabitant): Promise<number> =>
+  const asked = async (server: Program): Promise<number> =>
     Number(/server_dials_total\{cluster="demo",code="OK"\} (\d+)/.exec(await server.metrics())?.[1] ?? 0)
-  const usual = await dialAtOnce(home, pod.addr)
+  const usual = await dialAtOnce(deployment, pod.addr)
   t.same(usual.failed, [])
   const counts = await Promise.all(others.map(asked))
   const hung = others[counts[0]! > counts[1]! ? 0 : 1]!
 
-  const { failed, slowestMs } = await whileHung(t, hung, () => dialAtOnce(home, pod.addr))
+  const { failed, slowestMs } = await whileHung(t, hung, () => dialAtOnce(deployment, pod.addr))
 
   t.same(failed, [])
   t.match(first!.log(), /peer does not respond/)
@@ -112,25 +112,25 @@ t.test('a server that hangs: dials that it was asked for go to another one', asy
 })
 
 t.test('a client that hangs for a moment and has no other beside it: its dials wait for it', async t => {
-  const home = await house(t, { processes: true, seed: patient, shoot: patient })
+  const deployment = await deploy(t, { processes: true, seed: patient, shoot: patient })
   const pod = await podTarget(t)
 
-  const dialled = await whileHung(t, home.clients[0]!, async () => {
-    const dialled = home.dial(pod.addr)
-    await until('it is noticed', () => home.server.log().includes('client does not respond'))
+  const dialled = await whileHung(t, deployment.clients[0]!, async () => {
+    const dialled = deployment.dial(pod.addr)
+    await until('it is noticed', () => deployment.server.log().includes('client does not respond'))
     return { stream: dialled }
   })
 
   t.equal((await httpGet(await dialled.stream)).status, 200)
   t.notMatch(
-    await home.server.metrics(),
+    await deployment.server.metrics(),
     /server_failovers_total\{/,
     'the dial stayed, it was not made again'
   )
 })
 
 t.test('a client that hangs alone for longer than a dial may take: 503 and why, not 504', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     processes: true,
     shoot: patient,
     seed: settings => ({
@@ -140,13 +140,13 @@ t.test('a client that hangs alone for longer than a dial may take: 503 and why, 
   })
   const pod = await podTarget(t)
 
-  await whileHung(t, home.clients[0]!, () =>
-    t.rejects(home.dial(pod.addr), { message: /503 link lost: it does not respond, no sign of life/ })
+  await whileHung(t, deployment.clients[0]!, () =>
+    t.rejects(deployment.dial(pod.addr), { message: /503 link lost: it does not respond, no sign of life/ })
   )
 })
 
 t.test('a dial for which no client can be asked hears what is known of them, and 503', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     processes: true,
     seed: settings => ({
       ...settings,
@@ -154,10 +154,10 @@ t.test('a dial for which no client can be asked hears what is known of them, and
     })
   })
   const pod = await podTarget(t)
-  await home.clients[0]!.kill('SIGKILL')
-  await until('the link is down', () => home.server.log().includes('link down, waiting'))
+  await deployment.clients[0]!.kill('SIGKILL')
+  await until('the link is down', () => deployment.server.log().includes('link down, waiting'))
 
-  await t.rejects(home.dial(pod.addr), {
+  await t.rejects(deployment.dial(pod.addr), {
     message: /503 link lost: cluster demo is expected back, but was not in time \(clients: 1 down\)/
   })
 })

@@ -12,7 +12,7 @@ import { websocketClientOptions } from '@tendril/common/transport/websocket'
 import { eachFrame } from '@tendril/common/wire/decode'
 import { encode } from '@tendril/common/wire/encode'
 import { FRAME_LIMIT_BYTES, frameType, VERSION } from '@tendril/common/wire/frame'
-import type { TestHouse } from '../support/deployment.js'
+import type { Deployment } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 
 export type Frame = { type: number; stream: number; payload: Buffer }
@@ -40,7 +40,7 @@ export type Greeting = {
 
 export async function hostileClient(
   t: Test,
-  { pki, tunnel }: TestHouse,
+  { pki, tunnel }: Deployment,
   { cluster, resume, upTo = 'session' }: Greeting
 ): Promise<Hostile> {
   const websocket = new WebSocket(`wss://127.0.0.1:${tunnel.port}/tunnel`, 'tendril.v1', {
@@ -97,7 +97,7 @@ export async function hostileClient(
       replayLimitBytes: 1 << 20,
       name: `hostile-${randomBytes(4).toString('hex')}`,
       instance: randomBytes(8),
-      slot: 0
+      connectionIndex: 0
     })
   )
   await until('the link is answered', () => heard.length > 0 || websocket.readyState === WebSocket.CLOSED)

@@ -1,4 +1,4 @@
-/** Certificates beside those that a house is made with: renewed, expired, or of somebody else's authority. */
+/** Certificates beside those that a deployment is made with: renewed, expired, or of somebody else's authority. */
 import { createPrivateKey, generateKeyPairSync, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import {
@@ -7,17 +7,17 @@ import {
   type Issuer,
   type LeafOptions
 } from '@tendril/common/identity/certificate'
-import type { TestHouse } from '../support/deployment.js'
+import type { Deployment } from '../support/deployment.js'
 
 /** PEM. */
 export type Material = { cert: string; key: string }
 
-/** By default one for clients of the TLS kind, of the house's own authority. */
+/** By default one for clients of the TLS kind, of the deployment's own authority. */
 export function issue(
-  house: Pick<TestHouse, 'pki'>,
+  deployment: Pick<Deployment, 'pki'>,
   { stranger, ...options }: Partial<Omit<LeafOptions, 'publicKey'>> & { stranger?: boolean }
 ): Material {
-  const authority = stranger ? strangersAuthority() : authorityOf(house)
+  const authority = stranger ? strangersAuthority() : authorityOf(deployment)
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
   const cert = issueLeaf(authority, {
     commonName: 'somebody',
@@ -28,7 +28,7 @@ export function issue(
   return { cert, key: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString() }
 }
 
-function authorityOf({ pki }: Pick<TestHouse, 'pki'>): Issuer {
+function authorityOf({ pki }: Pick<Deployment, 'pki'>): Issuer {
   return {
     certificate: new X509Certificate(readFileSync(pki('ca.crt'))),
     key: createPrivateKey(readFileSync(pki('ca.key')))

@@ -1,5 +1,5 @@
 /**
- * Konnectivity's own test list in http-connect form, for a whole house: what its users are used to, and what its
+ * Konnectivity's own test list in http-connect form, for a whole deployment: what its users are used to, and what its
  * authors left untested. Where each line of the list is shown; what is about several servers or tokens is not here.
  *
  *   GET through CONNECT, nothing behind the header     direct-path.test.ts
@@ -21,7 +21,7 @@
  *   full channel, stalled readers, half-close, …       behaviours.test.ts
  *   one of two links ends, the other's streams live    here
  *   certificates renewed under load                    here
- *   nothing left open                                  every house checks
+ *   nothing left open                                  every deployment checks
  */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { connect as connectTls } from 'node:tls'
@@ -29,7 +29,7 @@ import { once } from 'node:events'
 import t from 'tap'
 import { httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { house, type Inhabitant, type Settings, type TestHouse } from '../support/deployment.js'
+import { deploy, type Program, type Settings, type Deployment } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import {
   blackHole,
@@ -57,24 +57,24 @@ const withDialTimeout =
     fronts: (settings['fronts'] as Settings[]).map(front => ({ ...front, dialTimeout }))
   })
 
-async function streamsAre(server: Inhabitant, count: number): Promise<void> {
+async function streamsAre(server: Program, count: number): Promise<void> {
   await until(`${count} streams are open`, async () =>
     (await server.metrics()).includes(`tendril_server_streams{cluster="demo"} ${count}\n`)
   )
 }
 
-async function clientsAre(server: Inhabitant, count: number): Promise<void> {
+async function clientsAre(server: Program, count: number): Promise<void> {
   await until(`${count} clients are connected`, async () =>
     (await server.metrics()).includes(`tendril_server_clients{cluster="demo"} ${count}\n`)
   )
 }
 
-async function readiness({ admin }: Inhabitant): Promise<number> {
+async function readiness({ admin }: Program): Promise<number> {
   return (await ask(`${admin}/readyz`)).status
 }
 
 t.test('a refused target and an unknown name are a 502 with the cause, counted on both sides', async t => {
-  const { dial, server, clients } = await house(t)
+  const { dial, server, clients } = await deploy(t)
   // A label may have 63 characters: this name is unknown without asking anybody.
   const unknown = `${'x'.repeat(64)}.test:80`
 
@@ -89,7 +89,7 @@ t.test('a refused target and an unknown name are a 502 with the cause, counted o
 })
 
 t.test('50 callers who leave at once leave nothing behind', async t => {
-  const { dial, server, clients } = await house(t)
+  const { dial, server, clients } = await deploy(t)
   const hole = await blackHole(t)
   const target = await echoTarget(t)
   const callers = Array.from({ length: 50 }, () => new AbortController())
@@ -110,7 +110,7 @@ t.test('50 callers who leave at once leave nothing behind', async t => {
 t.test(
   'a caller whose deadline passes in the middle of an answer takes the target connection along',
   async t => {
-    const { dial, server } = await house(t)
+    const { dial, server } = await deploy(t)
     const pod = await podTarget(t, (_, response) => {
       // The beginning of an answer that never ends.
       response.write('slowly')
@@ -131,7 +131,7 @@ t.test(
 )
 
 t.test('an answer of 20 MiB, and ten of 10 MiB at once, are whole', async t => {
-  const { dial } = await house(t)
+  const { dial } = await deploy(t)
   const large = await sourceTarget(t, 20 * MIB)
   const each = await sourceTarget(t, 10 * MIB)
 
@@ -149,7 +149,7 @@ t.test('an answer of 20 MiB, and ten of 10 MiB at once, are whole', async t => {
 })
 
 t.test('100 POSTs at once over two clients are answered with their own bodies', async t => {
-  const { dial, server } = await house(t, { clients: 2, shoot: named })
+  const { dial, server } = await deploy(t, { clients: 2, shoot: named })
   await clientsAre(server, 2)
   const pod = await podTarget(t, (request, response) => request.pipe(response))
 
@@ -163,7 +163,7 @@ t.test('100 POSTs at once over two clients are answered with their own bodies', 
 })
 
 t.test('raw TCP: what is written in pieces is echoed in order, and closed in order', async t => {
-  const { dial } = await house(t)
+  const { dial } = await deploy(t)
   const target = await echoTarget(t)
   const all = Buffer.concat([...pseudoRandom(100_000)])
 
@@ -182,7 +182,7 @@ t.test('raw TCP: what is written in pieces is echoed in order, and closed in ord
 })
 
 t.test('of two clients of one name the second ends, and the streams of the first live', async t => {
-  const { dial, clients, server } = await house(t, { clients: 2, shoot: oneName, startClients: false })
+  const { dial, clients, server } = await deploy(t, { clients: 2, shoot: oneName, startClients: false })
   const target = await echoTarget(t)
   const [first, second] = clients
   await first!.start()
@@ -206,7 +206,7 @@ t.test('of two clients of one name the second ends, and the streams of the first
 })
 
 t.test('of two links of one client one is lost, and the streams of the other do not notice', async t => {
-  const { dial, clients, server } = await house(t, {
+  const { dial, clients, server } = await deploy(t, {
     clients: 2,
     shoot: named,
     processes: true,
@@ -232,7 +232,7 @@ t.test('of two links of one client one is lost, and the streams of the other do 
 t.test(
   'a client that dies and comes back: its old connections end, and a dial has waited for it',
   async t => {
-    const { dial, clients, server } = await house(t, { processes: true, seed: withDialTimeout('20s') })
+    const { dial, clients, server } = await deploy(t, { processes: true, seed: withDialTimeout('20s') })
     const target = await echoTarget(t)
     const stream = await dial(target.addr)
     t.equal(await echo(stream, 'before'), 'before')
@@ -252,7 +252,7 @@ t.test(
 )
 
 t.test('client and server restart, gracefully and not, and are found again', async t => {
-  const { dial, clients, server } = await house(t, {
+  const { dial, clients, server } = await deploy(t, {
     processes: true,
     shoot: settings => ({ ...settings, reconnect: { maxDelay: '200ms' } })
   })
@@ -267,22 +267,22 @@ t.test('client and server restart, gracefully and not, and are found again', asy
     })
   }
 
-  for (const [who, inhabitant] of [
+  for (const [who, program] of [
     ['the client', clients[0]!],
     ['the server', server]
   ] as const) {
-    await inhabitant.stop()
-    await inhabitant.start()
+    await program.stop()
+    await program.start()
     await serves(`a stop of ${who}`)
-    await inhabitant.kill('SIGKILL')
-    await inhabitant.start()
+    await program.kill('SIGKILL')
+    await program.start()
     await serves(`a kill of ${who}`)
   }
   t.pass('four times')
 })
 
 t.test('each side is ready while it has the other', async t => {
-  const { server, clients } = await house(t, { startClients: false })
+  const { server, clients } = await deploy(t, { startClients: false })
   const [client] = clients
 
   t.equal(await readiness(server), 503)
@@ -300,7 +300,7 @@ t.test('each side is ready while it has the other', async t => {
 t.test(
   'the only client drains: what is open goes on to its end, what is new waits for another in vain',
   async t => {
-    const { dial, clients } = await house(t, { seed: withDialTimeout('300ms') })
+    const { dial, clients } = await deploy(t, { seed: withDialTimeout('300ms') })
     const target = await echoTarget(t)
     const stream = await dial(target.addr)
 
@@ -316,7 +316,7 @@ t.test(
 )
 
 t.test('a client that is stopped in its tracks costs a dial its time, and is then retired', async t => {
-  const { dial, clients, server } = await house(t, {
+  const { dial, clients, server } = await deploy(t, {
     processes: true,
     seed: settings => ({
       ...withDialTimeout('20s')(settings),
@@ -339,8 +339,8 @@ t.test('a client that is stopped in its tracks costs a dial its time, and is the
 })
 
 t.test('the tunnel agrees on http/1.1, on nothing when nothing is asked, and on nothing else', async t => {
-  const home = await house(t)
-  const agreed = (ALPNProtocols?: string[]) => protocolOf(home, ALPNProtocols)
+  const deployment = await deploy(t)
+  const agreed = (ALPNProtocols?: string[]) => protocolOf(deployment, ALPNProtocols)
 
   t.equal(await agreed(['http/1.1']), 'http/1.1')
   t.equal(await agreed(['h2', 'http/1.1']), 'http/1.1')
@@ -349,7 +349,7 @@ t.test('the tunnel agrees on http/1.1, on nothing when nothing is asked, and on 
 })
 
 async function protocolOf(
-  { pki, tunnel }: TestHouse,
+  { pki, tunnel }: Deployment,
   ALPNProtocols?: string[]
 ): Promise<string | false | null> {
   const socket = connectTls({
@@ -363,8 +363,8 @@ async function protocolOf(
 }
 
 t.test('certificates are renewed while streams are busy, which do not notice', async t => {
-  const home = await house(t)
-  const { dial, clients, server, pki } = home
+  const deployment = await deploy(t)
+  const { dial, clients, server, pki } = deployment
   const hosts = ['127.0.0.1', 'vpn.demo.test']
   const renew = (name: string, material: Material) => {
     for (const [end, text] of [
@@ -384,8 +384,11 @@ t.test('certificates are renewed while streams are busy, which do not notice', a
     return count
   })()
 
-  renew('server', issue(home, { usages: ['serverAuth', 'clientAuth'], uris: ['tendril://server'], hosts }))
-  renew('client-demo', issue(home, { uris: ['tendril://client/demo'] }))
+  renew(
+    'server',
+    issue(deployment, { usages: ['serverAuth', 'clientAuth'], uris: ['tendril://server'], hosts })
+  )
+  renew('client-demo', issue(deployment, { uris: ['tendril://client/demo'] }))
   for (const one of [server, clients[0]!])
     await until(`${one.name} has seen it`, () => one.log().includes('certificate reloaded'))
   const fresh = await dial(target.addr)

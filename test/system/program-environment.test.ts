@@ -10,17 +10,17 @@ import tls from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { ask } from '../support/ask.js'
-import { house, type TestHouse } from '../support/deployment.js'
+import { deploy, type Deployment } from '../support/deployment.js'
 import { start, until, type Child } from '../support/child-process.js'
 import { issue } from './issue-certificate.js'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../../..')
 
-/** A program of the house as a process with variables of its own. The house's own one is not running then. */
+/** A program of the deployment as a process with variables of its own. The deployment's own one is not running then. */
 async function run(
   t: Test,
   kind: 'seed-server' | 'shoot-client',
-  { configFile, admin }: TestHouse['server'],
+  { configFile, admin }: Deployment['server'],
   env: NodeJS.ProcessEnv
 ): Promise<Child> {
   const bin = join(root, 'packages', kind, 'bin', `${kind}.js`)
@@ -33,9 +33,9 @@ async function run(
 t.test(
   'NODE_TLS_REJECT_UNAUTHORIZED=0 lets no false server be dialled, and no true one be missed',
   async t => {
-    const home = await house(t, { startClients: false })
-    const [client] = home.clients as [TestHouse['server']]
-    const stranger = issue(home, { stranger: true, usages: ['serverAuth'], hosts: ['vpn.demo.test'] })
+    const deployment = await deploy(t, { startClients: false })
+    const [client] = deployment.clients as [Deployment['server']]
+    const stranger = issue(deployment, { stranger: true, usages: ['serverAuth'], hosts: ['vpn.demo.test'] })
     let spoke = false
     const impostor = tls.createServer(stranger, socket =>
       socket.on('error', () => {}).once('data', () => (spoke = true))
@@ -66,15 +66,15 @@ t.test(
 )
 
 t.test('neither flags nor the configuration of OpenSSL make TLS or HTTP weaker', async t => {
-  const home = await house(t, { startClients: false })
-  await home.server.stop()
-  const file = join(home.directory, 'openssl.cnf')
+  const deployment = await deploy(t, { startClients: false })
+  await deployment.server.stop()
+  const file = join(deployment.directory, 'openssl.cnf')
   writeFileSync(
     file,
     'nodejs_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = weak\n' +
       '[weak]\nMinProtocol = TLSv1\nCipherString = ALL:@SECLEVEL=0\nOptions = UnsafeLegacyRenegotiation\n'
   )
-  const child = await run(t, 'seed-server', home.server, {
+  const child = await run(t, 'seed-server', deployment.server, {
     OPENSSL_CONF: file,
     NODE_OPTIONS: '--tls-min-v1.0 --tls-cipher-list=ALL:@SECLEVEL=0 --insecure-http-parser'
   })
@@ -82,11 +82,11 @@ t.test('neither flags nor the configuration of OpenSSL make TLS or HTTP weaker',
   const knock = async (options: tls.ConnectionOptions, request = ''): Promise<string> => {
     const socket = tls.connect({
       host: '127.0.0.1',
-      port: home.tunnel.port,
+      port: deployment.tunnel.port,
       servername: 'localhost',
-      ca: readFileSync(home.pki('ca.crt')),
-      cert: readFileSync(home.pki('client-demo.crt')),
-      key: readFileSync(home.pki('client-demo.key')),
+      ca: readFileSync(deployment.pki('ca.crt')),
+      cert: readFileSync(deployment.pki('client-demo.crt')),
+      key: readFileSync(deployment.pki('client-demo.key')),
       ciphers: 'ALL:@SECLEVEL=0',
       ...options
     })
@@ -111,22 +111,22 @@ t.test('neither flags nor the configuration of OpenSSL make TLS or HTTP weaker',
 })
 
 t.test('SIGUSR1 opens no debugger: not in a server, not in its workers, not in a client', async t => {
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     startClients: false,
     seed: settings => ({ ...settings, workers: 2 }),
     processes: true
   })
-  const client = await run(t, 'shoot-client', home.clients[0]!, {})
-  await home.clients[0]!.ready()
-  const workers = [...home.server.log().matchAll(/"pid":(\d+),"msg":"worker serves"/g)].map(([, pid]) =>
+  const client = await run(t, 'shoot-client', deployment.clients[0]!, {})
+  await deployment.clients[0]!.ready()
+  const workers = [...deployment.server.log().matchAll(/"pid":(\d+),"msg":"worker serves"/g)].map(([, pid]) =>
     Number(pid)
   )
   t.equal(workers.length, 2)
 
   for (let round = 0; round < 5; round++) {
-    for (const pid of [home.server.pid, client.pid, ...workers]) process.kill(pid, 'SIGUSR1')
-    for (const { admin } of [home.server, home.clients[0]!])
+    for (const pid of [deployment.server.pid, client.pid, ...workers]) process.kill(pid, 'SIGUSR1')
+    for (const { admin } of [deployment.server, deployment.clients[0]!])
       t.equal((await ask(`${admin}/livez`)).status, 200, 'all of them go on')
   }
-  for (const log of [home.server.log(), client.log()]) t.notMatch(log, /[Dd]ebugger|died/)
+  for (const log of [deployment.server.log(), client.log()]) t.notMatch(log, /[Dd]ebugger|died/)
 })

@@ -8,7 +8,7 @@ import t from 'tap'
 import { randomHaproxy } from '../chaos/network-path.js'
 import { WHOLE, figure } from '../chaos/traffic.js'
 import { apiserverDial, httpGet } from '../support/apiserver.js'
-import { type Settings, house } from '../support/deployment.js'
+import { type Settings, deploy } from '../support/deployment.js'
 import { reservePort } from '../support/ports.js'
 import { requireTool, until } from '../support/child-process.js'
 import { podTarget } from '../support/targets.js'
@@ -29,7 +29,7 @@ t.test('every client and every server behind haproxy is replaced in turn, and no
   if (!requireTool(t, 'haproxy')) return
   const tunnelPort = await reservePort()
   const frontPort = await reservePort()
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     servers: SERVERS,
     clients: CLIENTS,
     processes: true,
@@ -49,7 +49,7 @@ t.test('every client and every server behind haproxy is replaced in turn, and no
       ] as Settings[]
     })
   })
-  const { replicas, clients, pki } = home
+  const { replicas, clients, pki } = deployment
   // Clients are let in where a server lives: it is ready only once one of them is there.
   await randomHaproxy(
     t,
@@ -97,14 +97,14 @@ t.test('every client and every server behind haproxy is replaced in turn, and no
 
   const turns = [...clients, ...replicas.map(({ server }) => server)]
   for (let round = 0; round < ROUNDS; round++) {
-    for (const inhabitant of turns) {
-      during = `${inhabitant.name} stops`
-      await inhabitant.stop()
-      during = `${inhabitant.name} starts`
-      await inhabitant.start()
+    for (const program of turns) {
+      during = `${program.name} stops`
+      await program.stop()
+      during = `${program.name} starts`
+      await program.start()
       // As a rollout does: the next one's turn comes when this one says so, whoever is connected to whom by then.
-      await inhabitant.ready()
-      during = `after ${inhabitant.name}`
+      await program.ready()
+      during = `after ${program.name}`
     }
   }
   const reached = await load.stop()

@@ -5,21 +5,21 @@ import { setMaxListeners } from 'node:events'
 import t, { type Test } from 'tap'
 import { dnsServer } from '@tendril/common/test/support/dns-server'
 import { cuttable } from '../support/cuttable.js'
-import { type Settings, house } from '../support/deployment.js'
+import { type Settings, deploy } from '../support/deployment.js'
 import { echoTarget } from '../support/targets.js'
 import { echo } from './talk.js'
 
 const SILENT_NAMES = 100
 
-/** A house whose client finds everything by one nameserver; names that begin with `silent` have no answer, `state.dead` none has. */
-async function houseByName(t: Test) {
+/** A deployment whose client finds everything by one nameserver; names that begin with `silent` have no answer, `state.dead` none has. */
+async function deployByName(t: Test) {
   const state = { dead: false }
   const dns = await dnsServer(t, (name, family) => {
     if (state.dead || name.startsWith('silent')) return undefined
     return { addresses: family === 4 ? ['127.0.0.1'] : [] }
   })
   let relay: Awaited<ReturnType<typeof cuttable>> | undefined
-  const running = await house(t, {
+  const running = await deploy(t, {
     before: async tunnel => (relay = await cuttable(t, tunnel)),
     shoot: settings => ({
       ...settings,
@@ -33,7 +33,7 @@ async function houseByName(t: Test) {
 }
 
 t.test('100 dials to names whose nameserver is silent hold up neither other names nor the link', async t => {
-  const { dial, dns, state, relay, clients } = await houseByName(t)
+  const { dial, dns, state, relay, clients } = await deployByName(t)
   const target = await echoTarget(t)
   const port = target.addr.split(':').at(-1) ?? ''
   const median = async (): Promise<number> => {

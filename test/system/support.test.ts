@@ -1,5 +1,5 @@
 /**
- * The test house's own tools, tested without a tunnel: a tool that lies would make every test above it worthless.
+ * The test deployment's own tools, tested without a tunnel: a tool that lies would make every test above it worthless.
  */
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'

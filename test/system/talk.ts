@@ -1,5 +1,5 @@
 /**
- * What tests of whole houses say over a tunnelled connection: an exact number of bytes back, hashes of what is large,
+ * What tests of whole deployments say over a tunnelled connection: an exact number of bytes back, hashes of what is large,
  * rounds that are timed. Knows nothing of tunnels.
  */
 import { createHash } from 'node:crypto'

@@ -2,7 +2,7 @@
 import t, { type Test } from 'tap'
 import { httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { house, type Inhabitant, type Settings } from '../support/deployment.js'
+import { deploy, type Program, type Settings } from '../support/deployment.js'
 import { requireTool, until } from '../support/child-process.js'
 import { squid, type SquidOptions } from '../support/proxies.js'
 import { podTarget, sinkTarget } from '../support/targets.js'
@@ -24,7 +24,7 @@ async function quickSquid(t: Test, options?: SquidOptions) {
 const withCredentials = (url: string, written: string) => url.replace('http://', `http://${written}@`)
 
 /** The only client says why it has no link, in its log and to whoever asks whether it is ready. */
-async function says(client: Inhabitant, why: RegExp): Promise<void> {
+async function says(client: Program, why: RegExp): Promise<void> {
   await until(`the client says ${String(why)}`, () => why.test(client.log()))
   await until('its readiness says so too', async () => {
     const { status, body } = await ask(`${client.admin}/readyz`)
@@ -35,7 +35,9 @@ async function says(client: Inhabitant, why: RegExp): Promise<void> {
 t.test('a pod is reached through squid, and bulk passes', async t => {
   if (!requireTool(t, 'squid')) return
   const proxy = await quickSquid(t)
-  const { dial, server, clients } = await house(t, { shoot: settings => ({ ...settings, proxy: proxy.url }) })
+  const { dial, server, clients } = await deploy(t, {
+    shoot: settings => ({ ...settings, proxy: proxy.url })
+  })
   const pod = await podTarget(t)
   const sink = await sinkTarget(t)
 
@@ -55,7 +57,7 @@ t.test('a pod is reached through squid, and bulk passes', async t => {
 t.test('squid asks for a password: the right one passes, and is in no log', async t => {
   if (!requireTool(t, 'squid', 'openssl')) return
   const proxy = await quickSquid(t, { auth: account })
-  const { dial, clients } = await house(t, {
+  const { dial, clients } = await deploy(t, {
     shoot: settings => ({ ...settings, proxy: withCredentials(proxy.url, credentials) })
   })
   const pod = await podTarget(t)
@@ -72,7 +74,7 @@ t.test('a wrong or missing password is a 407 that says what to do', async t => {
   const proxy = await quickSquid(t, { auth: account })
   for (const url of [proxy.url, withCredentials(proxy.url, `${account.user}:wrong`)]) {
     await t.test(url === proxy.url ? 'missing' : 'wrong', async t => {
-      const { clients } = await house(t, {
+      const { clients } = await deploy(t, {
         startClients: false,
         shoot: settings => ({ ...settings, proxy: url })
       })
@@ -91,7 +93,7 @@ t.test('a wrong or missing password is a 407 that says what to do', async t => {
 t.test('a port that squid does not allow is a 403 that names the proxy', async t => {
   if (!requireTool(t, 'squid')) return
   const proxy = await quickSquid(t, { allowedPorts: [443] })
-  const { clients } = await house(t, {
+  const { clients } = await deploy(t, {
     startClients: false,
     shoot: settings => ({ ...settings, proxy: proxy.url })
   })
@@ -113,7 +115,7 @@ const goingByEnvironment = (settings: Settings): Settings => ({
   }))
 })
 
-/** Sets variables for one test. The house runs in this process and reads them there. */
+/** Sets variables for one test. The deployment runs in this process and reads them there. */
 function setEnvironment(t: Test, variables: Record<string, string>): void {
   const names = ['https_proxy', 'http_proxy', 'no_proxy', 'all_proxy']
   for (const name of [...names, ...names.map(name => name.toUpperCase())]) {
@@ -131,7 +133,7 @@ t.test('HTTPS_PROXY leads through squid, password and all', async t => {
   if (!requireTool(t, 'squid', 'openssl')) return
   const proxy = await quickSquid(t, { auth: account })
   setEnvironment(t, { HTTPS_PROXY: withCredentials(proxy.url, credentials), NO_PROXY: 'other.test' })
-  const { dial, server, clients } = await house(t, { shoot: goingByEnvironment })
+  const { dial, server, clients } = await deploy(t, { shoot: goingByEnvironment })
   const pod = await podTarget(t)
 
   const answer = await httpGet(await dial(pod.addr))
@@ -149,7 +151,7 @@ t.test('NO_PROXY leads past it, by the name of the server or by its address', as
   for (const exempt of ['.demo.test', `10.0.0.0/8,${UNSPECIFIED}`]) {
     await t.test(exempt, async t => {
       setEnvironment(t, { HTTPS_PROXY: proxy.url, NO_PROXY: exempt })
-      const { dial, server, clients } = await house(t, { shoot: goingByEnvironment })
+      const { dial, server, clients } = await deploy(t, { shoot: goingByEnvironment })
       const pod = await podTarget(t)
 
       const answer = await httpGet(await dial(pod.addr))

@@ -11,7 +11,7 @@ import { createAuthority } from '@tendril/common/identity/certificate'
 import { writePki } from '@tendril/seed-server/identity/authority'
 import { httpGet } from '../support/apiserver.js'
 import { ask } from '../support/ask.js'
-import { house } from '../support/deployment.js'
+import { deploy } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import { podTarget } from '../support/targets.js'
 
@@ -48,7 +48,7 @@ async function tlsProxy(t: Test): Promise<{ url: string; ca: string; connects: s
 
 t.test('proxyCa names the authority of an https proxy, and a pod is reached through it', async t => {
   const proxy = await tlsProxy(t)
-  const { dial, tunnel } = await house(t, {
+  const { dial, tunnel } = await deploy(t, {
     shoot: settings => ({ ...settings, proxy: proxy.url, proxyCa: proxy.ca })
   })
   const pod = await podTarget(t)
@@ -68,7 +68,7 @@ t.test(
       ['tunnel', /not in proxyCa/]
     ] as const) {
       await t.test(what, async t => {
-        const { clients } = await house(t, {
+        const { clients } = await deploy(t, {
           startClients: false,
           shoot: settings => ({
             ...settings,
@@ -110,7 +110,7 @@ t.test(
   async t => {
     const proxy = await tlsProxy(t)
     const proxyCa = expiredBefore(proxy.ca, readFileSync(proxy.ca, 'utf8'))
-    const { dial, clients } = await house(t, {
+    const { dial, clients } = await deploy(t, {
       shoot: settings => ({ ...settings, proxy: proxy.url, proxyCa })
     })
     const pod = await podTarget(t)
@@ -127,7 +127,7 @@ t.test(
 t.test('a proxyCa whose authorities have all expired ends the start', async t => {
   const proxy = await tlsProxy(t)
   const proxyCa = expiredBefore(proxy.ca, '')
-  const { clients } = await house(t, {
+  const { clients } = await deploy(t, {
     startClients: false,
     shoot: settings => ({ ...settings, proxy: proxy.url, proxyCa })
   })
@@ -139,7 +139,7 @@ t.test('a proxyCa whose authorities have all expired ends the start', async t =>
 })
 
 t.test('a proxyCa that cannot be read ends the start with the name of the file', async t => {
-  const { clients } = await house(t, {
+  const { clients } = await deploy(t, {
     startClients: false,
     shoot: settings => ({ ...settings, proxyCa: '/does/not/exist.crt' })
   })
@@ -158,7 +158,7 @@ t.test('a SOCKS proxy in ALL_PROXY is ignored with one warning, and the resolver
   })
   process.env['ALL_PROXY'] = 'socks5://user:s3cret@127.0.0.1:1'
 
-  const { clients, server } = await house(t, { shoot: settings => ({ ...settings, proxy: 'env' }) })
+  const { clients, server } = await deploy(t, { shoot: settings => ({ ...settings, proxy: 'env' }) })
 
   const lines = (log: string, event: string) =>
     log.split('\n').flatMap(line => {

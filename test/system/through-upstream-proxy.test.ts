@@ -4,7 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { httpGet } from '../support/apiserver.js'
-import { house, type Settings, type TestHouse } from '../support/deployment.js'
+import { deploy, type Settings, type Deployment } from '../support/deployment.js'
 import { requireTool, until } from '../support/child-process.js'
 import { gateway, squid, type Address, type Gateway } from '../support/proxies.js'
 import { echoTarget, podTarget, refusedPort, sinkTarget } from '../support/targets.js'
@@ -15,14 +15,14 @@ const DESTINATION = 'outbound|8132||seed-server.shoot--garden--demo.svc.cluster.
 
 type Way = { hop: Gateway; server: Address }
 
-/** A house behind the gateway, which alone knows where the server is: clients are given a name that leads nowhere. */
+/** A deployment behind the gateway, which alone knows where the server is: clients are given a name that leads nowhere. */
 async function behindGateway(
   t: Test,
   { destination = DESTINATION, startClients = true, client = {} }: Partial<Plan> = {}
-): Promise<TestHouse & { way: Way }> {
+): Promise<Deployment & { way: Way }> {
   const way = { server: { host: '127.0.0.1', port: await refusedPort() } } as Way
   way.hop = await gateway(t, { pattern: PATTERN, route: () => way.server })
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     startClients,
     before: tunnel => (way.server = tunnel),
     shoot: settings => ({
@@ -32,7 +32,7 @@ async function behindGateway(
       ...client
     })
   })
-  return { ...home, way }
+  return { ...deployment, way }
 }
 
 type Plan = { destination: string; startClients: boolean; client: Settings }

@@ -131,7 +131,7 @@ function sentenceOf(error: unknown): string {
 }
 
 /** A server or client as a whole. `closed` settles when it has ended, for whatever reason, and rejects if that was a failure. */
-export interface House {
+export interface Service {
   start(): Promise<void>
   /** Ends gracefully. Called after `start` has settled, well or not, and perhaps more than once. */
   stop(): Promise<void>
@@ -144,11 +144,11 @@ export type Signals = Pick<NodeJS.EventEmitter, 'on' | 'off'>
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT']
 
 /**
- * Starts `house` and returns when it has ended. The first SIGTERM or SIGINT stops it gracefully, the second calls
+ * Starts `service` and returns when it has ended. The first SIGTERM or SIGINT stops it gracefully, the second calls
  * `abandon` at once, for whoever has waited long enough; a start under way is let finish first. Rejects with what `start` or `closed` rejected with.
  */
-export async function runHouse(
-  house: House,
+export async function runService(
+  service: Service,
   {
     log,
     signals = process,
@@ -164,18 +164,18 @@ export async function runHouse(
     }
     log.info({ signal }, 'stopping')
     // Not while it starts: what opens after the stop would stay open, and keep the process.
-    stopping = starting.catch(() => {}).then(() => house.stop())
+    stopping = starting.catch(() => {}).then(() => service.stop())
     // Awaited below; until then a failure must not count as unhandled.
     stopping.catch(() => {})
   }
 
   for (const signal of STOP_SIGNALS) signals.on(signal, stop)
-  const starting = house.start()
+  const starting = service.start()
   try {
     await starting
-    await house.closed
+    await service.closed
   } finally {
-    await (stopping ?? house.stop())
+    await (stopping ?? service.stop())
     for (const signal of STOP_SIGNALS) signals.off(signal, stop)
   }
 }

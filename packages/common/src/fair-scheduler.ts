@@ -91,7 +91,7 @@ export class Share {
   }
 
   /** True when the rest has to wait for a later turn. */
-  get isSpent(): boolean {
+  get isExhausted(): boolean {
     return this.#units >= SHARE_UNITS && this.#turn === this.#scheduler.turn
   }
 
@@ -123,4 +123,4 @@ export class Share {
 }
 
 /** The turns of this process: what peers send is received in them. */
-export const receiveTurns = new FairScheduler()
+export const receiveScheduler = new FairScheduler()

@@ -120,11 +120,11 @@ export function shared({ lookup, limit, atLimit, clock }: SharedOptions): Resolv
     const bound = clock.after(QUESTION_LIMIT_MS, () =>
       controller.abort(Object.assign(new Error('no answer'), { code: 'EAI_AGAIN' }))
     )
-    const settle = (tell: (waiter: Waiter) => void): void => {
+    const settle = (answer: (waiter: Waiter) => void): void => {
       underWay--
       bound.cancel()
       if (questions.get(name) === question) questions.delete(name)
-      for (const waiter of waiters) tell(waiter)
+      for (const waiter of waiters) answer(waiter)
       askNext()
     }
     lookup(name, controller.signal).then(

@@ -4,9 +4,9 @@ import {
   configSource,
   createProgram,
   EXIT,
-  type House,
+  type Service,
   type KeyFlag,
-  runHouse,
+  runService,
   runProgram,
   withConfigOptions
 } from '../src/command.js'
@@ -103,7 +103,7 @@ t.test('what goes wrong is said in plain sentences, one per line, never with a s
   t.match(await failing('text'), { code: 1, err: 'prog: text\n' })
 })
 
-class FakeHouse implements House {
+class FakeService implements Service {
   readonly calls: string[] = []
   readonly started: Promise<void>
   readonly closed: Promise<void>
@@ -132,32 +132,32 @@ class FakeHouse implements House {
 
 t.test('the first signal stops gracefully', async t => {
   for (const signal of ['SIGTERM', 'SIGINT']) {
-    const house = new FakeHouse()
+    const service = new FakeService()
     const signals = new EventEmitter()
-    const run = runHouse(house, { log, signals, abandon: () => t.fail('abandoned') })
+    const run = runService(service, { log, signals, abandon: () => t.fail('abandoned') })
 
-    await house.started
+    await service.started
     signals.emit(signal, signal)
     await run
 
-    t.same(house.calls, ['start', 'stop'])
+    t.same(service.calls, ['start', 'stop'])
     t.equal(signals.listenerCount(signal), 0)
   }
 })
 
 t.test('the second signal leaves at once', async t => {
-  const house = new FakeHouse()
+  const service = new FakeService()
   const signals = new EventEmitter()
   let letGo = () => {}
   const asked = new Promise<void>(resolve => {
-    house.stop = () => {
+    service.stop = () => {
       resolve()
       return new Promise(done => (letGo = done))
     }
   })
   let abandoned = 0
-  const run = runHouse(house, { log, signals, abandon: () => (abandoned += 1) })
-  await house.started
+  const run = runService(service, { log, signals, abandon: () => (abandoned += 1) })
+  await service.started
 
   signals.emit('SIGTERM', 'SIGTERM')
   await asked
@@ -166,60 +166,60 @@ t.test('the second signal leaves at once', async t => {
 
   t.equal(abandoned, 1)
   letGo()
-  house.close()
+  service.close()
   await run
 })
 
-t.test('a house that cannot start is torn down, and its error is the answer', async t => {
-  const house = new FakeHouse()
-  house.startFails = new TunnelError('LISTEN_FAILED', 'on :1')
+t.test('a service that cannot start is torn down, and its error is the answer', async t => {
+  const service = new FakeService()
+  service.startFails = new TunnelError('LISTEN_FAILED', 'on :1')
 
-  await t.rejects(runHouse(house, { log, signals: new EventEmitter() }), { code: 'LISTEN_FAILED' })
+  await t.rejects(runService(service, { log, signals: new EventEmitter() }), { code: 'LISTEN_FAILED' })
 
-  t.same(house.calls, ['start', 'stop'])
+  t.same(service.calls, ['start', 'stop'])
 })
 
 t.test(
-  'a signal while the house starts waits until it has, so that nothing opens after the stop',
+  'a signal while the service starts waits until it has, so that nothing opens after the stop',
   async t => {
-    const house = new FakeHouse()
+    const service = new FakeService()
     const signals = new EventEmitter()
     let finishStart = () => {}
-    house.start = () => new Promise(resolve => (finishStart = resolve))
-    const run = runHouse(house, { log, signals })
+    service.start = () => new Promise(resolve => (finishStart = resolve))
+    const run = runService(service, { log, signals })
 
     signals.emit('SIGTERM', 'SIGTERM')
     await new Promise(resolve => setImmediate(resolve))
-    t.same(house.calls, [])
+    t.same(service.calls, [])
     finishStart()
     await run
 
-    t.same(house.calls, ['stop'])
+    t.same(service.calls, ['stop'])
   }
 )
 
 t.test('a start that fails is a failure, even with a signal waiting', async t => {
-  const house = new FakeHouse()
+  const service = new FakeService()
   const signals = new EventEmitter()
   let failStart: (error: Error) => void = () => {}
-  house.start = () => new Promise((_, reject) => (failStart = reject))
-  const run = runHouse(house, { log, signals })
+  service.start = () => new Promise((_, reject) => (failStart = reject))
+  const run = runService(service, { log, signals })
 
   signals.emit('SIGTERM', 'SIGTERM')
   failStart(new TunnelError('LISTEN_FAILED', 'on :1'))
 
   await t.rejects(run, { code: 'LISTEN_FAILED' })
-  t.same(house.calls, ['stop'])
+  t.same(service.calls, ['stop'])
 })
 
-t.test('a house that ends by itself ends the command: well, or with its error', async t => {
-  const well = new FakeHouse()
-  const ended = runHouse(well, { log, signals: new EventEmitter() })
+t.test('a service that ends by itself ends the command: well, or with its error', async t => {
+  const well = new FakeService()
+  const ended = runService(well, { log, signals: new EventEmitter() })
   well.close()
   await ended
 
-  const badly = new FakeHouse()
-  const failed = runHouse(badly, { log, signals: new EventEmitter() })
+  const badly = new FakeService()
+  const failed = runService(badly, { log, signals: new EventEmitter() })
   badly.close(new Error('fell over'))
   await t.rejects(failed, /fell over/)
   t.same(badly.calls, ['start', 'stop'])

@@ -40,7 +40,7 @@ async function load(
   yaml: string,
   options: Partial<LoadOptions> = {}
 ): Promise<z.output<typeof schema>> {
-  const file = join(await directory(t), 'house.yaml')
+  const file = join(await directory(t), 'service.yaml')
   await writeFile(file, yaml)
   return loadConfig(schema, { file, ...options })
 }
@@ -50,7 +50,7 @@ async function complaints(t: Test, yaml: string, options: Partial<LoadOptions> =
   const error: unknown = await load(t, yaml, options).catch((error: unknown) => error)
   if (!(error instanceof ConfigError)) throw new Error('expected a ConfigError', { cause: error })
   t.equal(error.code, 'BAD_CONFIG')
-  return error.lines.map(line => line.replace(/^\/.*\/house/, 'house'))
+  return error.lines.map(line => line.replace(/^\/.*\/service/, 'service'))
 }
 
 t.test('a file gives values, the schema gives the rest, and nobody may change them', async t => {
@@ -93,17 +93,17 @@ headers: { X-A: 1 }
   )
 
   t.strictSame(lines, [
-    'house.yaml:1:1: name: is missing: expected text',
-    'house.yaml:1:1: nmae: unknown key; did you mean name?',
-    'house.yaml:2:1: listen: expected an address such as 127.0.0.1:9443, [::1]:9443, :9443 or unix:/path, got the number 9443',
-    'house.yaml:3:1: door.key: is missing: expected the name of a file',
-    'house.yaml:4:3: door.wait: expected a duration with its unit such as 500ms, 4s, 10m or 1h, from 10ms to 1h, got the number 4',
-    'house.yaml:7:5: rooms[0].opn: unknown key; did you mean open?',
-    'house.yaml:8:5: rooms[1].size: expected a size with its unit such as 512B, 64KiB or 32MiB, from 1KiB to 1MiB, got "2MiB"',
-    'house.yaml:9:1: count: expected a whole number from 1 to 9, got the number 10',
-    'house.yaml:10:1: colour: expected one of red, blue, got "rot"',
-    'house.yaml:11:1: proxy: expected none, a URL that begins with http:// and names a host',
-    'house.yaml:12:12: headers.X-A: expected text, got a number (put text in quotes)'
+    'service.yaml:1:1: name: is missing: expected text',
+    'service.yaml:1:1: nmae: unknown key; did you mean name?',
+    'service.yaml:2:1: listen: expected an address such as 127.0.0.1:9443, [::1]:9443, :9443 or unix:/path, got the number 9443',
+    'service.yaml:3:1: door.key: is missing: expected the name of a file',
+    'service.yaml:4:3: door.wait: expected a duration with its unit such as 500ms, 4s, 10m or 1h, from 10ms to 1h, got the number 4',
+    'service.yaml:7:5: rooms[0].opn: unknown key; did you mean open?',
+    'service.yaml:8:5: rooms[1].size: expected a size with its unit such as 512B, 64KiB or 32MiB, from 1KiB to 1MiB, got "2MiB"',
+    'service.yaml:9:1: count: expected a whole number from 1 to 9, got the number 10',
+    'service.yaml:10:1: colour: expected one of red, blue, got "rot"',
+    'service.yaml:11:1: proxy: expected none, a URL that begins with http:// and names a host',
+    'service.yaml:12:12: headers.X-A: expected text, got a number (put text in quotes)'
   ])
 })
 
@@ -131,7 +131,7 @@ t.test('every kind of key says what it wants when it gets something of another k
       )
       t.match(
         lines[0],
-        new RegExp(`house.yaml:${key === 'name' ? 1 : 2}:1: ${key}: expected ${expected}`),
+        new RegExp(`service.yaml:${key === 'name' ? 1 : 2}:1: ${key}: expected ${expected}`),
         `${key}: ${value}`
       )
     }
@@ -162,24 +162,24 @@ t.test('limits hold at their edges', async t => {
 
 t.test('text that YAML takes for something else is to be quoted', async t => {
   t.strictSame(await complaints(t, 'name: 123'), [
-    'house.yaml:1:1: name: expected text, got the number 123 (put text in quotes: "123")'
+    'service.yaml:1:1: name: expected text, got the number 123 (put text in quotes: "123")'
   ])
 })
 
 t.test('broken YAML is told with its line', async t => {
   const table: [string, RegExp][] = [
-    ['name: a\nname: b', /^house.yaml:2:1: not valid YAML: Map keys must be unique/],
-    ['name: a\n\tcount: 3', /^house.yaml:2:1: not valid YAML: .*[Tt]ab/],
-    ['name: [a', /^house.yaml:1:\d+: not valid YAML/],
-    ['name: *nobody', /^house.yaml:1:\d+: not valid YAML/],
-    ['name: !secret a', /^house.yaml:1:7: not valid YAML: Unresolved tag/],
-    ['name: a\n---\nname: b', /^house.yaml:2:1: not valid YAML/],
-    ['- a', /^house.yaml:1:1: expected a mapping of keys to values/],
-    ['just text', /^house.yaml:1:1: expected a mapping/],
-    ['name: a\n1: a', /^house.yaml:2:1: 1: unknown key/],
-    ['name: a\n? [x]\n: a', /^house.yaml:2:3: not valid YAML: .*keys must be strings/],
-    ['name: a\n__proto__: { count: 5 }', /^house.yaml:2:1: __proto__: unknown key/],
-    ['name: a\n<<: { count: 5 }', /^house.yaml:2:1: <<: unknown key/]
+    ['name: a\nname: b', /^service.yaml:2:1: not valid YAML: Map keys must be unique/],
+    ['name: a\n\tcount: 3', /^service.yaml:2:1: not valid YAML: .*[Tt]ab/],
+    ['name: [a', /^service.yaml:1:\d+: not valid YAML/],
+    ['name: *nobody', /^service.yaml:1:\d+: not valid YAML/],
+    ['name: !secret a', /^service.yaml:1:7: not valid YAML: Unresolved tag/],
+    ['name: a\n---\nname: b', /^service.yaml:2:1: not valid YAML/],
+    ['- a', /^service.yaml:1:1: expected a mapping of keys to values/],
+    ['just text', /^service.yaml:1:1: expected a mapping/],
+    ['name: a\n1: a', /^service.yaml:2:1: 1: unknown key/],
+    ['name: a\n? [x]\n: a', /^service.yaml:2:3: not valid YAML: .*keys must be strings/],
+    ['name: a\n__proto__: { count: 5 }', /^service.yaml:2:1: __proto__: unknown key/],
+    ['name: a\n<<: { count: 5 }', /^service.yaml:2:1: <<: unknown key/]
   ]
   for (const [yaml, message] of table) {
     const lines = await complaints(t, yaml)
@@ -198,8 +198,8 @@ t.test('an alias bomb is refused before it unfolds', async t => {
 })
 
 t.test('an empty file leaves everything to its defaults, and misses what has none', async t => {
-  t.strictSame(await complaints(t, ''), ['house.yaml:1:1: name: is missing: expected text'])
-  t.strictSame(await complaints(t, '# only words\n'), ['house.yaml:1:1: name: is missing: expected text'])
+  t.strictSame(await complaints(t, ''), ['service.yaml:1:1: name: is missing: expected text'])
+  t.strictSame(await complaints(t, '# only words\n'), ['service.yaml:1:1: name: is missing: expected text'])
   t.equal((await load(t, '', { env: { TENDRIL_NAME: 'b' } })).name, 'b')
 })
 

@@ -7,7 +7,7 @@ const still = { now: () => 0 }
 /** One that always has `left` more to do, a unit at a time, and writes down when. */
 function worker(scheduler: FairScheduler, name: string, log: string[], left: number) {
   const share: Share = scheduler.share(() => {
-    while (state.left > 0 && !share.isSpent) {
+    while (state.left > 0 && !share.isExhausted) {
       share.charge(1)
       state.left--
       state.turns.push(scheduler.turn)
@@ -26,11 +26,11 @@ t.test('a share is spent at its limit, not one before, and whole again in the ne
   const share = scheduler.share(() => {})
 
   share.charge(SHARE_UNITS - 1)
-  t.notOk(share.isSpent)
+  t.notOk(share.isExhausted)
   share.charge(1)
-  t.ok(share.isSpent)
+  t.ok(share.isExhausted)
   await turn()
-  t.notOk(share.isSpent)
+  t.notOk(share.isExhausted)
 })
 
 t.test('those that wait are served in turns of one share', async t => {

@@ -91,7 +91,7 @@ const refused: [file: string, source: string, what: string][] = [
     'acceptor → front'
   ],
   ['packages/seed-server/src/registry/registry.ts', "import fastify from 'fastify'", 'registry → fastify'],
-  ['packages/seed-server/src/config.ts', "import { Server } from './server.js'", 'config → the house'],
+  ['packages/seed-server/src/config.ts', "import { Server } from './server.js'", 'config → the service'],
   [
     'packages/seed-server/src/admin/server-admin.ts',
     "import { Registry } from '../registry/registry.js'",

@@ -1,6 +1,6 @@
 /** The program seed-server: one command line in, one exit code out. */
 import { readFileSync } from 'node:fs'
-import { type House, type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
+import { type Service, type Io, processIo, runService, runProgram } from '@tendril/common/command'
 import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
 import { secureEnvironment } from '@tendril/common/environment'
 import { type Log, createLog } from '@tendril/common/log'
@@ -30,7 +30,7 @@ async function serve(config: SeedConfig, version: string): Promise<void> {
   process.once('exit', () => log.flush())
   log.info({ version, ...(workers > 1 && { workers }) }, `${NAME} starts`)
   for (const warning of secureEnvironment()) log.warn(warning)
-  await runHouse(await build(config, { workers, version, log, metrics }), { log })
+  await runService(await build(config, { workers, version, log, metrics }), { log })
   log.info(`${NAME} stopped`)
 }
 
@@ -38,7 +38,7 @@ async function serve(config: SeedConfig, version: string): Promise<void> {
 async function build(
   config: SeedConfig,
   { workers, ...parts }: { workers: number; version: string; log: Log; metrics: Metrics }
-): Promise<House> {
+): Promise<Service> {
   if (workers === 1) {
     const { Server } = await import('./server.js')
     return new Server(config, parts)

@@ -1,21 +1,21 @@
 /**
- * The house of seed-server: builds its parts, joins them, starts and stops them. One of the two files that may
+ * The service of seed-server: builds its parts, joins them, starts and stops them. One of the two files that may
  * import everything; what the parts do is told where they are.
  */
 import { randomUUID } from 'node:crypto'
 import { type Dial, Session, TunnelError, allIdle, systemClock } from '@tendril/common'
 import type { Admin } from '@tendril/common/admin/admin-listener'
-import type { House } from '@tendril/common/command'
+import type { Service } from '@tendril/common/command'
 import { FairBudget } from '@tendril/common/fair-budget'
 import { AdmittedCertificates } from '@tendril/common/identity/admitted'
 import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { followRenewals } from '@tendril/common/identity/renewal'
 import { holdToServerCertificate } from '@tendril/common/identity/server-certificate'
-import type { Arrival } from '@tendril/common/tunnel/tunnel-manager'
+import type { EstablishedConnection } from '@tendril/common/tunnel/tunnel-manager'
 import { LinkHost } from '@tendril/common/link/host'
 import type { Link } from '@tendril/common/link/link'
 import { LinkDialer } from '@tendril/common/link/link-dialer'
-import { readNote } from '@tendril/common/link/announcement'
+import { readAnnouncement } from '@tendril/common/link/announcement'
 import { logListening } from '@tendril/common/listen-address'
 import type { Log } from '@tendril/common/log'
 import { CLIENT_LINES, LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
@@ -26,9 +26,9 @@ import { remembering } from '@tendril/common/remember'
 import { type Resolve, createResolve, logResolver } from '@tendril/common/resolve'
 import { type Connected, connect } from '@tendril/common/transport/connect'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
-import { parseAuthority } from '@tendril/common/wire/host-port'
+import { parseHostPort } from '@tendril/common/wire/host-port'
 import { type Acceptor, EVERY_CLUSTER, type TunnelConnection, listenAcceptor } from './acceptor/acceptor.js'
-import { type SiblingDoor, connectSibling, listenSiblings } from './acceptor/siblings.js'
+import { type SiblingListener, connectSibling, listenSiblings } from './acceptor/siblings.js'
 import { CLUSTER_HEADER } from './acceptor/upgrader.js'
 import { createAdmin } from './admin/server-admin.js'
 import type { FrontConfig, SeedConfig } from './config.js'
@@ -44,16 +44,16 @@ import { Announcements } from './registry/announcements.js'
 import { type Registration, Registry } from './registry/registry.js'
 
 /** Who is behind a carrier, with the key that LinkHost binds links to. */
-type Guest = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> &
+type RemoteIdentity = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> &
   Partial<Pick<TunnelConnection, 'socket' | 'identity'>> & { key: string; sibling?: boolean }
 
 /** For one of several workers: Unix sockets where it is reached, and where it reaches the others. */
 export type Siblings = { own: string; others: readonly string[] }
 
 /** A client that is connected, or may come back within its resume window. */
-type Tenant = { link: Link; session: Session }
+type HostedClient = { link: Link; session: Session }
 
-export class Server implements House {
+export class Server implements Service {
   /** Tells this replica from others, and from what it was before a restart. */
   readonly id = randomUUID()
   readonly closed: Promise<void>
@@ -72,8 +72,8 @@ export class Server implements House {
   readonly #siblings: Siblings | undefined
   /** Other replicas, when there are any. */
   readonly #peers: Peers | undefined
-  readonly #host: LinkHost<Guest>
-  readonly #tenants = new Set<Tenant>()
+  readonly #host: LinkHost<RemoteIdentity>
+  readonly #hostedClients = new Set<HostedClient>()
   readonly #limits: Limits
   /** Divided between clusters, and the links between servers as one more. */
   readonly #replayBudget: FairBudget
@@ -91,7 +91,7 @@ export class Server implements House {
   #peerCertificates: AdmittedCertificates | undefined
   readonly #fronts: Front[] = []
   #acceptor: Acceptor | undefined
-  #siblingDoor: SiblingDoor | undefined
+  #siblingListener: SiblingListener | undefined
   #admin: Admin | undefined
   #open = false
   #stopping: Promise<void> | undefined
@@ -128,7 +128,7 @@ export class Server implements House {
       config.clusters.map(({ name, routes }) => [name, routes.flatMap(route => readRoute(route) ?? [])])
     )
     this.#registry = new Registry({
-      elsewhere: (config.peers ?? siblings) && (cluster => this.#dialElsewhere(cluster)),
+      dialRemote: (config.peers ?? siblings) && (cluster => this.#dialRemote(cluster)),
       observer: {
         dialed: event => this.#counts.registry.dialed(event),
         failedOver: event => this.#counts.registry.failedOver(event)
@@ -143,20 +143,20 @@ export class Server implements House {
       peersUp: this.#peers && (() => this.#peers?.up ?? 0)
     })
     this.closed = new Promise(resolve => (this.#over = resolve))
-    this.#host = new LinkHost<Guest>({
+    this.#host = new LinkHost<RemoteIdentity>({
       server: this.id,
       limits: linkLimits(config.link),
       budgetOf: ({ cluster }) => this.#replayBudget.share(cluster),
       admit: ({ name }, { cluster, key }) => this.#limits.acquireLink(cluster, ownerOf(key, name)),
-      onLink: (link, { name }, guest) => {
-        const { cluster, sibling = false } = guest
-        this.#holdToCertificate(link, guest)
+      onLink: (link, { name }, remoteIdentity) => {
+        const { cluster, sibling = false } = remoteIdentity
+        this.#holdToCertificate(link, remoteIdentity)
         link.on('down', () => this.#admissions.get(link)?.())
         link.on('close', () => this.#admissions.get(link)?.())
         if (cluster === EVERY_CLUSTER) this.#peers?.accept(link, name, { sibling })
-        else this.#hostOnLink(link, name, guest)
+        else this.#hostOnLink(link, name, remoteIdentity)
       },
-      onResume: (link, guest) => this.#holdToCertificate(link, guest),
+      onResume: (link, remoteIdentity) => this.#holdToCertificate(link, remoteIdentity),
       onRefuse: (error, { cluster, remoteAddress: remote }) => {
         this.#refusals
           .of(this.#log)
@@ -229,7 +229,7 @@ export class Server implements House {
       followRenewals(this.#peerBundle, withinMs => this.#peers?.renew(withinMs))
     }
     if (this.#siblings) {
-      this.#siblingDoor = await listenSiblings({
+      this.#siblingListener = await listenSiblings({
         path: this.#siblings.own,
         answerHeaders: { [SERVER_HEADER]: this.id },
         onConnection: (websocket, socket) => {
@@ -268,9 +268,9 @@ export class Server implements House {
     await this.#linger()
     await this.#drain()
     await Promise.all(this.#fronts.map(front => front.close()))
-    for (const { session } of this.#tenants) session.close('DRAINING', 'the server stops')
+    for (const { session } of this.#hostedClients) session.close('DRAINING', 'the server stops')
     await this.#peers?.stop()
-    await this.#siblingDoor?.close()
+    await this.#siblingListener?.close()
     await this.#acceptor?.close()
     this.#admitted?.close()
     this.#peerCertificates?.close()
@@ -294,14 +294,14 @@ export class Server implements House {
   async #drain(): Promise<void> {
     // Who is no member any more gets no new clients, and no new dials from peers.
     this.#peers?.drain()
-    const tenants = [...this.#tenants].map(({ session }) => session)
-    const sessions = [...tenants, ...(this.#peers?.sessions ?? [])]
+    const clientSessions = [...this.#hostedClients].map(({ session }) => session)
+    const sessions = [...clientSessions, ...(this.#peers?.sessions ?? [])]
     const streams = sessions.reduce((sum, { streamCount }) => sum + streamCount, 0)
     const { drainTimeout } = this.#config
     const endMs = systemClock.now() + drainTimeout
     this.#log.info({ streams, drainTimeoutMs: drainTimeout }, 'draining')
     this.#host.drain()
-    for (const session of tenants) session.drain('DRAINING', 'the server stops')
+    for (const session of clientSessions) session.drain('DRAINING', 'the server stops')
     await allIdle(sessions, systemClock, drainTimeout)
     const callersGone = Promise.all(this.#fronts.map(front => front.stopAccepting()))
     await within(endMs - systemClock.now(), callersGone)
@@ -372,14 +372,14 @@ export class Server implements House {
    * The link ends with the certificate of its newest connection: one whose client has renewed it goes on. A link that is
    * down is not held to any, since it comes back over a connection with a valid one only.
    */
-  #holdToCertificate(link: Link, { socket, identity }: Guest): void {
+  #holdToCertificate(link: Link, { socket, identity }: RemoteIdentity): void {
     this.#admissions.get(link)?.()
     if (!socket || !identity || !this.#admitted) return
     const end = ({ code, detail }: TunnelError): void => link.close(code, detail)
     this.#admissions.set(link, this.#admitted.add(socket, identity, end))
   }
 
-  #hostOnLink(link: Link, name: string, { cluster, key, remoteAddress: remote }: Guest): void {
+  #hostOnLink(link: Link, name: string, { cluster, key, remoteAddress: remote }: RemoteIdentity): void {
     const id = link.id?.toString('hex') ?? ''
     const child = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
     const log = this.#clientLines.of(child, cluster)
@@ -388,7 +388,7 @@ export class Server implements House {
       limits: sessionLimits(this.#config.session),
       budget: this.#sessionBudget.share(cluster)
     })
-    const tenant = { link, session }
+    const hostedClient = { link, session }
     const since = Date.now()
     let routes: readonly Route[] = []
     // A dial in the moment between the link that this one replaces and its first word waits for that.
@@ -447,7 +447,7 @@ export class Server implements House {
     })
     const announcements = this.#announcements.open(cluster, {
       read: text => {
-        const counted = this.#limits.routes(cluster, readNote(text).routes ?? [])
+        const counted = this.#limits.routes(cluster, readAnnouncement(text).routes ?? [])
         const sorted = sortRoutes(counted.routes, this.#routes.get(cluster) ?? [])
         routes = sorted.routes
         registration?.changed()
@@ -464,7 +464,7 @@ export class Server implements House {
       },
       onError: ({ code, detail }) => link.close(code, detail)
     })
-    link.on('note', announcements.receive)
+    link.on('announcement', announcements.receive)
     link.on('down', error => {
       log.warn(
         { code: error.code, reason: error.message, streams: session.streamCount },
@@ -480,14 +480,14 @@ export class Server implements House {
       announcements.close()
       registration?.release()
       arrived()
-      this.#tenants.delete(tenant)
+      this.#hostedClients.delete(hostedClient)
       const gone = { code: error.code, reason: error.message }
       if (error.code === 'VERSION_MISMATCH')
         warnings.warn(gone, 'client speaks another version of the protocol')
       else log.info(gone, 'client gone')
     })
-    this.#tenants.add(tenant)
-    if (this.#peers) link.tell(membersNote(this.#peers))
+    this.#hostedClients.add(hostedClient)
+    if (this.#peers) link.announce(membersAnnouncement(this.#peers))
   }
 
   #newPeers(config: PeersConfig | undefined): Peers {
@@ -499,8 +499,8 @@ export class Server implements House {
       ...(siblings && { siblings }),
       connect: (address, signal) => this.#connectPeer(config, address, signal),
       clusters: clusters.map(({ name }) => name),
-      dialHere: cluster => this.#limits.dial(cluster, this.#registry.dialHere(cluster)),
-      onMembers: () => this.#tellMembers(),
+      dialLocal: cluster => this.#limits.dial(cluster, this.#registry.dialLocal(cluster)),
+      onMembers: () => this.#announceMembers(),
       onAnswer: event => this.#counts.forwarded(event),
       link: linkLimits(link),
       session: sessionLimits(session),
@@ -519,7 +519,7 @@ export class Server implements House {
     }
     if (dns !== undefined) {
       const resolve = createResolve(resolveOptions(this.#config.dns))
-      return dnsSource({ ...parseAuthority(dns), intervalMs: resolveInterval, resolve, log })
+      return dnsSource({ ...parseHostPort(dns), intervalMs: resolveInterval, resolve, log })
     }
     return staticSource(addresses ?? [])
   }
@@ -528,7 +528,7 @@ export class Server implements House {
     config: PeersConfig | undefined,
     address: string,
     signal: AbortSignal
-  ): Promise<Arrival> {
+  ): Promise<EstablishedConnection> {
     const leaf = this.#peerBundle?.leaf
     const connected: Connected =
       config && !this.#siblings?.others.includes(address)
@@ -558,7 +558,7 @@ export class Server implements House {
     address: string,
     signal: AbortSignal
   ): Promise<Connected> {
-    const name = serverName ?? (dns && parseAuthority(dns).host)
+    const name = serverName ?? (dns && parseHostPort(dns).host)
     return connect(
       { url: `wss://${address}`, ...(name !== undefined && { serverName: name }) },
       {
@@ -571,15 +571,15 @@ export class Server implements House {
     )
   }
 
-  #dialElsewhere(cluster: string): Dial {
+  #dialRemote(cluster: string): Dial {
     if (!this.#peers) throw new TunnelError('NO_CLIENT', `for cluster ${cluster}`)
     return this.#peers.dial(cluster)
   }
 
-  #tellMembers(): void {
+  #announceMembers(): void {
     if (!this.#peers) return
-    const note = membersNote(this.#peers)
-    for (const { link } of this.#tenants) link.tell(note)
+    const announcement = membersAnnouncement(this.#peers)
+    for (const { link } of this.#hostedClients) link.announce(announcement)
   }
 }
 
@@ -592,7 +592,7 @@ function ownerOf(key: string, name: string): string {
 }
 
 /** docs/protocol.md §6.4. */
-function membersNote({ members }: Peers): string {
+function membersAnnouncement({ members }: Peers): string {
   return JSON.stringify({ members })
 }
 

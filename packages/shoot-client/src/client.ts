@@ -1,5 +1,5 @@
 /**
- * The house of shoot-client: builds its parts, joins them, starts and stops them. One of the two files that may
+ * The service of shoot-client: builds its parts, joins them, starts and stops them. One of the two files that may
  * import everything; what the parts do is told where they are.
  */
 import { randomBytes } from 'node:crypto'
@@ -8,19 +8,19 @@ import { Session, TunnelError, allIdle, serve, systemClock } from '@tendril/comm
 import { localAddresses } from '@tendril/common/address-order'
 import type { Admin } from '@tendril/common/admin/admin-listener'
 import { createBackoff } from '@tendril/common/backoff'
-import type { House } from '@tendril/common/command'
+import type { Service } from '@tendril/common/command'
 import { linkLimits, resolveOptions, sessionLimits } from '@tendril/common/config/sections'
 import { AdmittedCertificates } from '@tendril/common/identity/admitted'
 import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { loadAuthorities } from '@tendril/common/identity/credentials'
 import { followRenewals } from '@tendril/common/identity/renewal'
 import { holdToServerCertificate } from '@tendril/common/identity/server-certificate'
-import { type Arrival, Keeper } from '@tendril/common/tunnel/tunnel-manager'
-import { Line } from '@tendril/common/tunnel/tunnel'
+import { type EstablishedConnection, TunnelManager } from '@tendril/common/tunnel/tunnel-manager'
+import { Tunnel } from '@tendril/common/tunnel/tunnel'
 import { type BudgetShare, FairBudget } from '@tendril/common/fair-budget'
 import { Link } from '@tendril/common/link/link'
 import { INSTANCE_BYTES } from '@tendril/common/link/link-message'
-import { readNote } from '@tendril/common/link/announcement'
+import { readAnnouncement } from '@tendril/common/link/announcement'
 import type { Log } from '@tendril/common/log'
 import { CLIENT_LINES, LogLimiter } from '@tendril/common/log-limiter'
 import type { Metrics } from '@tendril/common/metrics'
@@ -37,7 +37,7 @@ import { connectServer } from './transport/client-connect.js'
 
 type ServerConfig = ShootConfig['servers'][number]
 
-export class Client implements House {
+export class Client implements Service {
   readonly closed: Promise<void>
   readonly #config: ShootConfig
   readonly #log: Log
@@ -58,7 +58,7 @@ export class Client implements House {
   /** What was last logged of the authorities in `proxyCa`. */
   #proxyCaWarnings: readonly string[] = []
   #admin: Admin | undefined
-  #keeper: Keeper | undefined
+  #manager: TunnelManager | undefined
   #stopping: Promise<void> | undefined
   #over!: () => void
 
@@ -94,7 +94,7 @@ export class Client implements House {
     )
   }
 
-  /** Resolves when the lines are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
+  /** Resolves when the tunnels are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
   async start(): Promise<void> {
     const { tls, admin, reconnect, servers, connections } = this.#config
     for (const variable of findProxies(this.#config, process.env).ignored)
@@ -127,17 +127,17 @@ export class Client implements House {
       this.#log.info({ cert: tls.cert, notAfter: bundle.notAfter }, 'certificate reloaded')
     )
     followWarnings(bundle, this.#log)
-    followRenewals(bundle, withinMs => this.#keeper?.renew(withinMs))
+    followRenewals(bundle, withinMs => this.#manager?.renew(withinMs))
     bundle.on('error', err => this.#log.error({ err }, 'certificate not reloaded, the old one stays'))
     bundle.watch()
     if (this.#stopping) return
-    this.#keeper = new Keeper({
-      doors: servers.map(server => ({
+    this.#manager = new TunnelManager({
+      endpoints: servers.map(server => ({
         name: server.url,
         connect: signal => this.#connect(server, { bundle, verified }, signal)
       })),
-      slots: connections,
-      newLine: (server, slot, onChange) => this.#newLine(server, slot, onChange),
+      connections,
+      newTunnel: (server, connectionIndex, onChange) => this.#newTunnel(server, connectionIndex, onChange),
       newBackoff: () => createBackoff({ baseMs: BACKOFF_BASE_MS, capMs: reconnect.maxDelay }),
       clock: systemClock,
       log: this.#log,
@@ -147,9 +147,9 @@ export class Client implements House {
 
   /** For probes: one per server of the configuration, from the first moment on. */
   #links(): LinkView[] {
-    if (!this.#keeper)
+    if (!this.#manager)
       return this.#config.servers.map(({ url }) => ({ server: url, up: false, detail: 'starting' }))
-    return this.#keeper.doors.map(({ name, up, lastError }) => ({
+    return this.#manager.endpoints.map(({ name, up, lastError }) => ({
       server: name,
       up,
       ...(lastError && { detail: lastError.message })
@@ -163,11 +163,11 @@ export class Client implements House {
   }
 
   async #stop(): Promise<void> {
-    if (this.#keeper) {
-      this.#keeper.drain()
-      await this.#idle(this.#keeper)
-      this.#keeper.stop(new TunnelError('DRAINING', 'the client stops'))
-      await this.#keeper.stopped
+    if (this.#manager) {
+      this.#manager.drain()
+      await this.#idle(this.#manager)
+      this.#manager.stop(new TunnelError('DRAINING', 'the client stops'))
+      await this.#manager.stopped
     }
     this.#servers?.close()
     this.#bundle?.unwatch()
@@ -176,8 +176,8 @@ export class Client implements House {
   }
 
   /** Until the last stream has ended, or drainTimeout is over. */
-  #idle({ lines }: Keeper): Promise<void> {
-    const sessions = lines.map(({ session }) => session)
+  #idle({ tunnels }: TunnelManager): Promise<void> {
+    const sessions = tunnels.map(({ session }) => session)
     const streams = sessions.reduce((sum, { streamCount }) => sum + streamCount, 0)
     this.#log.info({ streams, drainTimeoutMs: this.#config.drainTimeout }, 'draining')
     for (const session of sessions) session.drain('DRAINING', 'the client stops')
@@ -188,7 +188,7 @@ export class Client implements House {
     server: ServerConfig,
     { bundle, verified }: { bundle: Bundle; verified: AdmittedCertificates },
     signal: AbortSignal
-  ): Promise<Arrival> {
+  ): Promise<EstablishedConnection> {
     const { cluster, proxy, gateway, connectTimeout } = this.#config
     const hopCa = await this.#loadProxyCa()
     const { leaf } = bundle
@@ -224,9 +224,12 @@ export class Client implements House {
   }
 
   /** A link with a session on it, not connected yet. */
-  #newLine(server: string, slot: number, onChange: (line: Line) => void): Line {
+  #newTunnel(server: string, connectionIndex: number, onChange: (tunnel: Tunnel) => void): Tunnel {
     const { name = hostname(), maxConnectionAge, link: section, session: limits, routes } = this.#config
-    const child = this.#log.child({ server: server.slice(0, 8), ...(slot > 0 && { slot }) })
+    const child = this.#log.child({
+      server: server.slice(0, 8),
+      ...(connectionIndex > 0 && { connectionIndex })
+    })
     const log = new LogLimiter(CLIENT_LINES).of(child)
     const link = new Link({ limits: linkLimits(section), budget: this.#replayBudget })
     const session = new Session(link, {
@@ -234,7 +237,7 @@ export class Client implements House {
       limits: sessionLimits(limits),
       budget: this.#sessionBudget
     })
-    if (routes.length > 0) link.tell(JSON.stringify({ routes }))
+    if (routes.length > 0) link.announce(JSON.stringify({ routes }))
     let down = (): void => {}
     link.on('up', ({ first, downMs, replayedBytes }) => {
       down()
@@ -249,9 +252,9 @@ export class Client implements House {
       const { code, message: reason } = error
       log.warn({ code, reason, streams: session.streamCount }, 'link down, dialling again')
     })
-    link.on('note', text => {
-      const { members } = readNote(text)
-      if (members) this.#keeper?.announced(members, server)
+    link.on('announcement', text => {
+      const { members } = readAnnouncement(text)
+      if (members) this.#manager?.announced(members, server)
     })
     link.on('close', error => {
       down()
@@ -259,11 +262,11 @@ export class Client implements House {
       log.info({ code: error.code, reason: error.message }, 'link closed')
     })
     session.on('goaway', reason => log.info({ reason: reason.message }, 'server drains'))
-    return new Line({
+    return new Tunnel({
       server,
       link,
       session,
-      self: { name, instance: this.#instance, slot },
+      self: { name, instance: this.#instance, connectionIndex },
       clock: systemClock,
       maxAgeMs: maxConnectionAge,
       random: Math.random,

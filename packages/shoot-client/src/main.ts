@@ -1,6 +1,6 @@
 /** The program shoot-client: one command line in, one exit code out. */
 import { readFileSync } from 'node:fs'
-import { type Io, processIo, runHouse, runProgram } from '@tendril/common/command'
+import { type Io, processIo, runService, runProgram } from '@tendril/common/command'
 import { giveMemoryBack, tuneHeap } from '@tendril/common/heap'
 import { secureEnvironment } from '@tendril/common/environment'
 import { createLog } from '@tendril/common/log'
@@ -27,7 +27,7 @@ async function keep(config: ShootConfig, version: string): Promise<void> {
   process.once('exit', () => log.flush())
   log.info({ version }, `${NAME} starts`)
   for (const warning of secureEnvironment()) log.warn(warning)
-  await runHouse(new Client(config, { log, metrics }), { log })
+  await runService(new Client(config, { log, metrics }), { log })
   log.info(`${NAME} stopped`)
 }
 

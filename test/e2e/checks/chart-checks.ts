@@ -18,7 +18,7 @@ import {
   staleManifests
 } from '../support/helm.js'
 import { define } from '../support/definitions.js'
-import { expect, type House } from '../support/check-context.js'
+import { expect, type CheckContext } from '../support/check-context.js'
 import { must, until } from '../support/namespace-process.js'
 import type { Tools } from '../support/tools.js'
 
@@ -65,8 +65,12 @@ type Listener = { tls?: { clientCa?: string } }
  * Checks 8.2 to 8.7, 8.12 and 8.13; kube-apiserver must run.
  * @param definitions files of CustomResourceDefinitions
  */
-export async function charts(house: House, tools: Tools, definitions: readonly string[]): Promise<void> {
-  const { report, cluster } = house
+export async function charts(
+  context: CheckContext,
+  tools: Tools,
+  definitions: readonly string[]
+): Promise<void> {
+  const { report, cluster } = context
   const { helm } = tools
   const kubernetes = (await cluster.api.get<{ gitVersion: string }>('/version')).gitVersion.replace(/^v/, '')
   const tried = chartNames.flatMap(chart =>
@@ -119,7 +123,7 @@ export async function charts(house: House, tools: Tools, definitions: readonly s
         // Pods are only let in for a ServiceAccount that is there.
         for (const account of rendered.filter(({ kind }) => kind === 'ServiceAccount'))
           await cluster.api.apply(account)
-        await accept(house, [...rendered, ...rendered.flatMap(podOf)], TRIAL)
+        await accept(context, [...rendered, ...rendered.flatMap(podOf)], TRIAL)
         objects += rendered.length
       }
       return `${objects} objects`
@@ -165,10 +169,10 @@ export async function charts(house: House, tools: Tools, definitions: readonly s
     const examples: KubeObject[] = []
     for (const name of (await readdir(EXAMPLES)).filter(file => file.endsWith('.yaml')))
       examples.push(...objectsOf(await readFile(join(EXAMPLES, name), 'utf8')).map(inTrial))
-    await accept(house, examples, TRIAL)
+    await accept(context, examples, TRIAL)
     for (const example of examples) {
       const wrong = { ...example, spec: { ...(example['spec'] as object), typo: 1 } }
-      const error = await accept(house, [wrong], TRIAL).then(() => '', String)
+      const error = await accept(context, [wrong], TRIAL).then(() => '', String)
       expect(error.includes('typo'), `a typo in ${example.kind} is answered with: ${error || 'nothing'}`)
     }
     return examples.map(({ kind }) => kind).join(', ')
@@ -193,10 +197,14 @@ const inTrial = (object: KubeObject): KubeObject => ({
 })
 
 /** `kubectl apply --server-side --dry-run=server`, which must not even warn. */
-export async function accept(house: House, objects: readonly KubeObject[], namespace: string): Promise<void> {
+export async function accept(
+  context: CheckContext,
+  objects: readonly KubeObject[],
+  namespace: string
+): Promise<void> {
   const args = ['apply', '--server-side', '--dry-run=server', '--namespace', namespace, '--filename', '-']
   const list = { apiVersion: 'v1', kind: 'List', items: objects }
-  const { code, stderr } = await house.cluster.kubectl(args, { input: JSON.stringify(list) })
+  const { code, stderr } = await context.cluster.kubectl(args, { input: JSON.stringify(list) })
   expect(code === 0 && !stderr.includes('Warning'), stderr)
 }
 

@@ -10,7 +10,7 @@ import { ROOT_PATH } from '../../support/dockerfile.js'
 import { readGuide, type Step, type Way } from '../../support/guide.js'
 import { Sandbox } from '../../support/sandbox.js'
 import type { KubeObject } from '../support/api.js'
-import { expect, type House } from '../support/check-context.js'
+import { expect, type CheckContext } from '../support/check-context.js'
 import { buildImages, type Image } from '../support/image.js'
 import { SEED_ADDRESS } from '../support/network.js'
 import { startPod } from '../support/pod.js'
@@ -32,12 +32,15 @@ export type DeployOptions = {
   logDir: string
 }
 
-export async function deploy(house: House, { tools, definitions, logDir }: DeployOptions): Promise<void> {
-  const { report, cluster, network } = house
-  const dir = join(house.dir, 'deploy')
+export async function deploy(
+  context: CheckContext,
+  { tools, definitions, logDir }: DeployOptions
+): Promise<void> {
+  const { report, cluster, network } = context
+  const dir = join(context.dir, 'deploy')
   await mkdir(dir)
   // Pods of other users live below these.
-  for (const path of [house.dir, dir]) await chmod(path, 0o711)
+  for (const path of [context.dir, dir]) await chmod(path, 0o711)
   const sandboxes: Sandbox[] = []
   const sandbox = async (name: string): Promise<Sandbox> => {
     await mkdir(join(dir, name))
@@ -87,7 +90,7 @@ export async function deploy(house: House, { tools, definitions, logDir }: Deplo
     })
     await hand.stopAll()
 
-    await charts(house, tools, definitions)
+    await charts(context, tools, definitions)
 
     let images: Image[] = []
     await report.check('8.8', 'the images build, step by step, and run as nobody', async () => {
@@ -133,12 +136,12 @@ export async function deploy(house: House, { tools, definitions, logDir }: Deplo
       await followAll(place, 'kubeadm')
       const pod = parse(await readFile(place.path(manifest), 'utf8')) as KubeObject
       expect(JSON.stringify(pod).includes('--egress-selector-config-file'), 'kube-apiserver has no such flag')
-      await accept(house, [pod], 'kube-system')
+      await accept(context, [pod], 'kube-system')
       const file = place.path('/etc/kubernetes/manifests/seed-server.yaml')
       const served = parse(await readFile(file, 'utf8')) as KubeObject & {
         spec: { containers: { args: string[] }[] }
       }
-      await accept(house, [served], 'kube-system')
+      await accept(context, [served], 'kube-system')
       const nobody = 'setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs'
       const program = images[0]?.argv.join(' ') ?? 'npx seed-server'
       await place.run(`${nobody} ${program} ${served.spec.containers[0]!.args.join(' ')} &`)

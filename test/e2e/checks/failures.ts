@@ -1,15 +1,15 @@
 /** Checks 6: kube-apiserver saw no failed dial so far; and when the client is away, kubectl says so until it is back. */
-import { expect, kubectl, type House } from '../support/check-context.js'
+import { expect, kubectl, type CheckContext } from '../support/check-context.js'
 import { until } from '../support/namespace-process.js'
 
 const BACK_LIMIT_MS = 2_000
 
-export async function failures(house: House): Promise<void> {
-  const { report, tunnel, cluster } = house
+export async function failures(context: CheckContext): Promise<void> {
+  const { report, tunnel, cluster } = context
   if (!tunnel) return
 
   await report.check('6.1', 'kube-apiserver dialled through the tunnel and counted no failure', async () => {
-    await kubectl(house, ['logs', 'chatty', '--tail=1'])
+    await kubectl(context, ['logs', 'chatty', '--tail=1'])
     const series = 'apiserver_egress_dialer_dial_start_total'
     const started = (await cluster.api.metric(series, 'protocol="http_connect"')) ?? 0
     const failed = (await cluster.api.metric('apiserver_egress_dialer_dial_failure_count')) ?? 0
@@ -19,7 +19,7 @@ export async function failures(house: House): Promise<void> {
   })
 
   await report.check('6.2', 'nothing of the seed came as far as the router on its own', async () => {
-    const dropped = await house.network.droppedIntoShoot()
+    const dropped = await context.network.droppedIntoShoot()
     // The attempt of check 0 is all there may be: one SYN and its repetitions.
     expect(dropped <= 3, `${dropped} packets were dropped`)
   })
@@ -41,7 +41,7 @@ export async function failures(house: House): Promise<void> {
     'after kill -9 of the client all works within 2 s of its return, for those too who waited meanwhile',
     async () => {
       // kube-apiserver keeps this connection, and asks over it again while nobody is at its end.
-      await kubectl(house, ['logs', 'chatty', '--tail=1'])
+      await kubectl(context, ['logs', 'chatty', '--tail=1'])
       await tunnel.killClient()
       const waiting = cluster.kubectl(['logs', 'chatty', '--tail=1'])
       const tookMs = await clientReturns()
@@ -62,7 +62,7 @@ export async function failures(house: House): Promise<void> {
     await until('kubectl logs to work again', reached, 30_000)
     const tookMs = performance.now() - begun
     expect(tookMs < BACK_LIMIT_MS, `it took ${tookMs.toFixed(0)} ms`)
-    await kubectl(house, ['exec', 'box', '--', 'true'])
+    await kubectl(context, ['exec', 'box', '--', 'true'])
     return tookMs
   }
 }

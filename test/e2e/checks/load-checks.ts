@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import { expect, kubectl, percentile, type House } from '../support/check-context.js'
+import { expect, kubectl, percentile, type CheckContext } from '../support/check-context.js'
 import { WEBHOOK_LABEL } from './services.js'
 
 const PARALLEL = 200
@@ -15,10 +15,10 @@ const WEBHOOK_P99_LIMIT_MS = 5_000
 /** A delayed acknowledgement takes 40 ms: a socket without TCP_NODELAY anywhere on the way shows here. */
 const WEBHOOK_ALONE_LIMIT_MS = 30
 
-export async function load(house: House): Promise<void> {
-  const { report, dir } = house
-  const { api } = house.cluster
-  const mebibytes = house.quick ? 50 : 300
+export async function load(context: CheckContext): Promise<void> {
+  const { report, dir } = context
+  const { api } = context.cluster
+  const mebibytes = context.quick ? 50 : 300
 
   const admit = async (): Promise<number> => {
     const begun = performance.now()
@@ -43,17 +43,18 @@ export async function load(house: House): Promise<void> {
       createWriteStream(source)
     )
     let copying = true
-    const copy = kubectl(house, ['cp', 'load-source', 'box:load'], { cwd: dir, timeoutMs: 300_000 }).finally(
-      () => {
-        copying = false
-      }
-    )
+    const copy = kubectl(context, ['cp', 'load-source', 'box:load'], {
+      cwd: dir,
+      timeoutMs: 300_000
+    }).finally(() => {
+      copying = false
+    })
     copy.catch(() => {}) // heard below
     const during: number[] = []
     while (copying) during.push(await admit())
     await copy
     await rm(source)
-    await kubectl(house, ['exec', 'box', '--', 'rm', 'load'])
+    await kubectl(context, ['exec', 'box', '--', 'rm', 'load'])
     const p99 = percentile(during, 0.99)
     expect(p99 < WEBHOOK_P99_LIMIT_MS, `p99 ${p99.toFixed(0)} ms`)
     const show = (values: number[]): string =>
@@ -65,7 +66,7 @@ export async function load(house: House): Promise<void> {
     const path = '/api/v1/namespaces/default/services/web:main/proxy/?bytes=100000'
     const got = await Promise.all(
       Array.from({ length: PARALLEL }, () =>
-        kubectl(house, ['get', '--raw', path], { timeoutMs: PARALLEL_TIMEOUT_MS })
+        kubectl(context, ['get', '--raw', path], { timeoutMs: PARALLEL_TIMEOUT_MS })
       )
     )
     expect(

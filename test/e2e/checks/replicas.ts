@@ -2,7 +2,7 @@
  * Checks 7: servers that find each other through the API server's Leases; and the end of checks 3, a rolling restart of
  * them. Before 7.1 the API server was not there yet, and before 7.2 nobody has allowed the servers anything.
  */
-import { expect, delay, kubectl, type House } from '../support/check-context.js'
+import { expect, delay, kubectl, type CheckContext } from '../support/check-context.js'
 import { until } from '../support/namespace-process.js'
 import { LEASE_NAMESPACE, LEASE_USER, type Server } from '../support/e2e-tunnel.js'
 import { EXEC_KILL_EVERY_MS, EXEC_KILLS, execThrough } from './stream-checks.js'
@@ -21,8 +21,8 @@ const REQUEST_EVERY_MS = 50
 const EXEC_LINES = 300_000
 
 /** Before kube-apiserver is started. */
-export async function withoutApi(house: House): Promise<void> {
-  const { report, tunnel } = house
+export async function withoutApi(context: CheckContext): Promise<void> {
+  const { report, tunnel } = context
   if (tunnel?.kind !== 'replicas') return
   await report.check('7.1', 'the API server away at start: servers say so and serve meanwhile', async () => {
     await tunnel.startServer(1)
@@ -32,8 +32,8 @@ export async function withoutApi(house: House): Promise<void> {
   })
 }
 
-export async function replicas(house: House): Promise<void> {
-  const { report, tunnel, cluster } = house
+export async function replicas(context: CheckContext): Promise<void> {
+  const { report, tunnel, cluster } = context
   const { api } = cluster
   if (tunnel?.kind !== 'replicas') return
 
@@ -48,14 +48,14 @@ export async function replicas(house: House): Promise<void> {
           '403: the ServiceAccount needs list, watch, create, update and delete on leases'
         )
       }
-      await kubectl(house, ['logs', 'chatty', '--tail=1'])
+      await kubectl(context, ['logs', 'chatty', '--tail=1'])
     }
   )
 
   await report.check('7.3', 'two servers find each other through Leases as soon as they may', async () => {
     for (const object of permission()) await api.apply(object as Parameters<typeof api.apply>[0])
-    const tookMs = await joined(house, RETRY_LIMIT_MS)
-    const leases = await leaseAddresses(house)
+    const tookMs = await joined(context, RETRY_LIMIT_MS)
+    const leases = await leaseAddresses(context)
     expect(leases.length === 2, `Leases: ${leases.join(' ')}`)
     return `${tookMs.toFixed(0)} ms`
   })
@@ -65,7 +65,7 @@ export async function replicas(house: House): Promise<void> {
     'a third server joins, and the client finds it behind the same name',
     async () => {
       await tunnel.startServer(2)
-      const tookMs = await joined(house, JOIN_LIMIT_MS)
+      const tookMs = await joined(context, JOIN_LIMIT_MS)
       return `${tookMs.toFixed(0)} ms`
     }
   )
@@ -84,8 +84,8 @@ export async function replicas(house: House): Promise<void> {
       )
       const backMs = performance.now() - begun
       expect(backMs < LOSS_LIMIT_MS, `it took ${backMs.toFixed(0)} ms`)
-      await tunnel.startServer(last.slot)
-      const tookMs = await joined(house, JOIN_LIMIT_MS)
+      await tunnel.startServer(last.index)
+      const tookMs = await joined(context, JOIN_LIMIT_MS)
       return `kubectl ${backMs.toFixed(0)} ms, successor ${tookMs.toFixed(0)} ms`
     }
   )
@@ -94,7 +94,7 @@ export async function replicas(house: House): Promise<void> {
     '3.20',
     `an exec streams through ${EXEC_KILLS} killed connections and a rolling restart of all servers; no other request fails`,
     async () => {
-      const requests = new Requests(house)
+      const requests = new Requests(context)
       const leaving: Promise<void>[] = []
       const disturb = async (): Promise<void> => {
         for (let kill = 0; kill < EXEC_KILLS; kill++) {
@@ -103,13 +103,13 @@ export async function replicas(house: House): Promise<void> {
         }
         // As a Deployment does it: a new one first, then the old one goes.
         for (const old of [...tunnel.servers]) {
-          await tunnel.startServer(old.slot + 3)
-          await joined(house, JOIN_AFTER_CUTS_LIMIT_MS)
+          await tunnel.startServer(old.index + 3)
+          await joined(context, JOIN_AFTER_CUTS_LIMIT_MS)
           leaving.push(tunnel.stopServer(old))
         }
       }
       const begun = performance.now()
-      const exec = await settle(execThrough(house, disturb, EXEC_LINES))
+      const exec = await settle(execThrough(context, disturb, EXEC_LINES))
       const execMs = performance.now() - begun
       // What kube-apiserver keeps open in case it needs it again holds them up until their drainTimeout.
       const left = await settle(Promise.all(leaving))
@@ -125,7 +125,7 @@ export async function replicas(house: House): Promise<void> {
     let addresses: string[] = []
     // The Lease of the one that was killed goes when its successor notices that nobody renews it.
     await until(`${tunnel.servers.length} Leases`, async () => {
-      addresses = await leaseAddresses(house)
+      addresses = await leaseAddresses(context)
       return addresses.length === tunnel.servers.length
     })
     return addresses.join(' ')
@@ -140,7 +140,7 @@ const settle = (promise: Promise<unknown>): Promise<Error | undefined> =>
   )
 
 /** Until every server is connected to all others and to the client. Returns how long that took, in milliseconds. */
-async function joined({ tunnel }: House, limitMs: number): Promise<number> {
+async function joined({ tunnel }: CheckContext, limitMs: number): Promise<number> {
   const begun = performance.now()
   const { servers } = tunnel!
   await until(
@@ -168,7 +168,7 @@ async function says(server: Server, ...parts: string[]): Promise<void> {
   )
 }
 
-async function leaseAddresses({ cluster }: House): Promise<string[]> {
+async function leaseAddresses({ cluster }: CheckContext): Promise<string[]> {
   type Leases = { items: { metadata: { annotations?: Record<string, string> } }[] }
   const path = `/apis/coordination.k8s.io/v1/namespaces/${LEASE_NAMESPACE}/leases`
   const { items } = await cluster.api.get<Leases>(path)
@@ -201,7 +201,7 @@ class Requests {
   #count = 0
   #over = false
 
-  constructor({ cluster }: House) {
+  constructor({ cluster }: CheckContext) {
     this.#ended = this.#run(async () => {
       const path = '/api/v1/namespaces/default/services/web:main/proxy/?bytes=1000'
       const { status, text } = await cluster.api.ask('GET', path)

@@ -8,7 +8,7 @@ import { request } from 'node:https'
 import { join } from 'node:path'
 import { connect } from 'node:tls'
 import { existingAuthority } from '../support/openssl-certificates.js'
-import { expect, type House } from '../support/check-context.js'
+import { expect, type CheckContext } from '../support/check-context.js'
 import { SEED_ADDRESS, SEED_PORT } from '../support/network.js'
 import { CLUSTER, makePki, SERVER_NAME, tlsFiles, type TlsFiles } from '../support/pki.js'
 import { until } from '../support/namespace-process.js'
@@ -17,11 +17,11 @@ import { execThrough } from './stream-checks.js'
 
 const RELOADED = 'certificate reloaded'
 
-export async function rotation(house: House): Promise<void> {
-  const { report, tunnel } = house
+export async function rotation(context: CheckContext): Promise<void> {
+  const { report, tunnel } = context
   if (!tunnel) return
   const { secrets } = tunnel
-  const next = join(house.dir, `next-${tunnel.kind}`)
+  const next = join(context.dir, `next-${tunnel.kind}`)
 
   await report.check(
     '9.1',
@@ -29,13 +29,13 @@ export async function rotation(house: House): Promise<void> {
     async () => {
       await makePki(next)
       const both = `${await readFile(join(tunnel.pki, 'ca.crt'), 'utf8')}${await readFile(join(next, 'ca.crt'), 'utf8')}`
-      await execThrough(house, async () => {
+      await execThrough(context, async () => {
         const change = async (pki: string, more: Partial<TlsFiles>): Promise<void> => {
-          const before = await reloads(house)
+          const before = await reloads(context)
           await secrets.server.write({ ...(await tlsFiles(pki, 'server')), ...more })
           await secrets.client.write({ ...(await tlsFiles(pki, `client-${CLUSTER}`)), ...more })
           await until('both programs to read the new files', async () => {
-            const now = await reloads(house)
+            const now = await reloads(context)
             return now.server > before.server && now.client > before.client
           })
           // The link goes on over a connection that was made with what is there now.
@@ -72,7 +72,7 @@ export async function rotation(house: House): Promise<void> {
     async () => {
       const ca = join(tunnel.pki, 'ca.crt')
       const before = await shown(FRONT_PORT, ca)
-      await execThrough(house, async () => {
+      await execThrough(context, async () => {
         const renewed = await existingAuthority(tunnel.pki, 'ca').server('renewed', [
           SERVER_NAME,
           '127.0.0.1'
@@ -86,7 +86,7 @@ export async function rotation(house: House): Promise<void> {
           const now = await shown(FRONT_PORT, ca)
           return now.trusted && now.fingerprint !== before.fingerprint
         })
-        const { code, stderr } = await house.cluster.kubectl(['exec', 'box', '--', 'true'])
+        const { code, stderr } = await context.cluster.kubectl(['exec', 'box', '--', 'true'])
         expect(code === 0, stderr)
       })
     }
@@ -94,7 +94,7 @@ export async function rotation(house: House): Promise<void> {
 }
 
 /** How often each program has said that it uses new files. */
-async function reloads({ tunnel }: House): Promise<{ server: number; client: number }> {
+async function reloads({ tunnel }: CheckContext): Promise<{ server: number; client: number }> {
   const count = (log: string): number => log.split(RELOADED).length - 1
   const [server] = tunnel!.servers
   return { server: count(await server!.log()), client: count(await tunnel!.clientLog()) }

@@ -1,13 +1,13 @@
 /** Check 0: the premise of all others. Nothing in the seed can open a connection into the shoot. */
 import { connect } from 'node:net'
-import { expect, type House } from '../support/check-context.js'
+import { expect, type CheckContext } from '../support/check-context.js'
 import { NODE_ADDRESSES } from '../support/network.js'
 import { must } from '../support/namespace-process.js'
 
 const ATTEMPT_MS = 1_500
 
-export async function separation(house: House): Promise<void> {
-  const { report, network } = house
+export async function separation(context: CheckContext): Promise<void> {
+  const { report, network } = context
   await report.check(
     '0.1',
     'the seed has no route into the shoot, and the router drops what comes all the same',

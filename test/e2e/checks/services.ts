@@ -1,6 +1,6 @@
 /** Checks 4: what else kube-apiserver opens connections for: proxies, webhooks, an aggregated API, metrics. */
 import { readFileSync } from 'node:fs'
-import { expect, kubectl, type House } from '../support/check-context.js'
+import { expect, kubectl, type CheckContext } from '../support/check-context.js'
 import type { KubeObject } from '../support/api.js'
 import { until } from '../support/namespace-process.js'
 import { nodeNames } from '../support/world.js'
@@ -8,8 +8,8 @@ import { nodeNames } from '../support/world.js'
 const BODY_BYTES = 32 * 2 ** 20
 export const WEBHOOK_LABEL = 'e2e.tendril/webhook'
 
-export async function services(house: House): Promise<void> {
-  const { report, cluster } = house
+export async function services(context: CheckContext): Promise<void> {
+  const { report, cluster } = context
   const { api } = cluster
 
   await report.check(
@@ -30,7 +30,7 @@ export async function services(house: House): Promise<void> {
 
   await report.check('4.2', `pod proxy brings ${BODY_BYTES / 2 ** 20} MiB`, async () => {
     for (const pod of ['web-0', 'web-1']) {
-      const body = await kubectl(house, [
+      const body = await kubectl(context, [
         'get',
         '--raw',
         `/api/v1/namespaces/default/pods/${pod}:8080/proxy/?bytes=${BODY_BYTES}`
@@ -42,14 +42,14 @@ export async function services(house: House): Promise<void> {
   await report.check('4.3', 'node proxy reads the kubelet', async () => {
     for (const node of nodeNames) {
       const summary = (
-        await kubectl(house, ['get', '--raw', `/api/v1/nodes/${node}/proxy/stats/summary`])
+        await kubectl(context, ['get', '--raw', `/api/v1/nodes/${node}/proxy/stats/summary`])
       ).toString()
       expect(
         (JSON.parse(summary) as { node: { nodeName: string } }).node.nodeName === node,
         summary.slice(0, 200)
       )
       const metrics = (
-        await kubectl(house, ['get', '--raw', `/api/v1/nodes/${node}/proxy/metrics/resource`])
+        await kubectl(context, ['get', '--raw', `/api/v1/nodes/${node}/proxy/metrics/resource`])
       ).toString()
       expect(metrics.includes('container_cpu_usage_seconds_total'), metrics.slice(0, 200))
     }
@@ -65,7 +65,7 @@ export async function services(house: House): Promise<void> {
       })
     type Made = { metadata: { annotations?: Record<string, string> } }
     await until('the webhooks to be in force', async () => {
-      const made = await kubectl(house, ['create', '--dry-run=server', '-o', 'json', '-f', '-'], {
+      const made = await kubectl(context, ['create', '--dry-run=server', '-o', 'json', '-f', '-'], {
         input: configMap('seen', {})
       })
       return (JSON.parse(made.toString()) as Made).metadata.annotations?.['e2e.tendril/seen-by'] === 'webhook'
@@ -81,22 +81,22 @@ export async function services(house: House): Promise<void> {
 
   await report.check('4.5', 'an aggregated API becomes Available and answers', async () => {
     await api.apply(apiService(cluster.authority.cert))
-    await kubectl(house, [
+    await kubectl(context, [
       'wait',
       '--for=condition=Available',
       'apiservice/v1beta1.metrics.k8s.io',
       '--timeout=30s'
     ])
-    const list = (await kubectl(house, ['get', '--raw', '/apis/metrics.k8s.io/v1beta1/nodes'])).toString()
+    const list = (await kubectl(context, ['get', '--raw', '/apis/metrics.k8s.io/v1beta1/nodes'])).toString()
     expect(list.includes('NodeMetricsList'), list)
   })
 
   await report.check('4.6', 'kubectl top shows nodes and pods', async () => {
     await until('figures of both nodes', async () => {
-      const top = (await kubectl(house, ['top', 'nodes', '--no-headers'])).toString()
+      const top = (await kubectl(context, ['top', 'nodes', '--no-headers'])).toString()
       return nodeNames.every(node => new RegExp(`^${node}\\s+\\d+m\\s+\\d+%\\s+\\d+Mi`, 'm').test(top))
     })
-    const pods = (await kubectl(house, ['top', 'pods', '-A', '--no-headers'])).toString()
+    const pods = (await kubectl(context, ['top', 'pods', '-A', '--no-headers'])).toString()
     expect(/^default\s+web-0\s+\d+m\s+\d+Mi/m.test(pods), pods)
   })
 }

@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { delay, expect, kubectl, kubectlProtocols, type House } from '../support/check-context.js'
+import { delay, expect, kubectl, kubectlProtocols, type CheckContext } from '../support/check-context.js'
 import { run, until } from '../support/namespace-process.js'
 
 const STDIN_BYTES = 8 * 2 ** 20
@@ -14,8 +14,8 @@ const EXEC_TIMEOUT_MS = 120_000
 const CUT_MS = Number(process.env.CUT_MS ?? 3_000)
 const FORWARDED_BYTES = 4 * 2 ** 20
 
-export async function streams(house: House): Promise<void> {
-  const { report } = house
+export async function streams(context: CheckContext): Promise<void> {
+  const { report } = context
   const pairs = [
     ['websocket', 'box', 'echo'],
     ['spdy', 'box', 'echo'],
@@ -29,10 +29,10 @@ export async function streams(house: House): Promise<void> {
 
     await report.check(number(1), `kubectl exec with stdin, stderr and exit codes, ${way}`, async () => {
       const input = randomBytes(STDIN_BYTES)
-      const echoed = await kubectl(house, ['exec', '-i', box, '--', 'cat'], { env, input })
+      const echoed = await kubectl(context, ['exec', '-i', box, '--', 'cat'], { env, input })
       expect(echoed.equals(input), `${input.length} bytes in, ${echoed.length} bytes back`)
       for (const code of [0, 1, 42]) {
-        const ended = await house.cluster.kubectl(
+        const ended = await context.cluster.kubectl(
           ['exec', box, '--', 'sh', '-c', `echo out; echo err >&2; exit ${code}`],
           { env }
         )
@@ -49,21 +49,21 @@ export async function streams(house: House): Promise<void> {
       // Without --foreground, timeout(1) puts kubectl into the background of a shell that does not exec its last command,
       // where reading the terminal stops it: which shell that is depends on SHELL.
       const shell = 'test -t 0 || exit 1; until stty size | grep -q "33 132"; do sleep 0.1; done; exit 7'
-      const inner = `timeout --foreground 20 ${house.cluster.kubectlPath} exec -it ${box} -- sh -c '${shell}'`
+      const inner = `timeout --foreground 20 ${context.cluster.kubectlPath} exec -it ${box} -- sh -c '${shell}'`
       const { code, stdout } = await run(['script', '-qec', `stty rows 33 cols 132; ${inner}`, '/dev/null'], {
-        env: { ...house.cluster.kubectlEnv(), ...env, SHELL: '/bin/sh' }
+        env: { ...context.cluster.kubectlEnv(), ...env, SHELL: '/bin/sh' }
       })
       expect(code === 7, `ended with ${code}: ${stdout.toString()}`)
     })
 
     await report.check(number(3), `kubectl attach hears what its input comes back as, ${way}`, async () => {
-      const heard = await kubectl(house, ['attach', '-q', '-i', echo], { env, input: 'one\ntwo\nthree\n' })
+      const heard = await kubectl(context, ['attach', '-q', '-i', echo], { env, input: 'one\ntwo\nthree\n' })
       expect(heard.toString() === 'one\ntwo\nthree\n', `heard ${JSON.stringify(heard.toString())}`)
     })
 
     await report.check(number(4), `kubectl port-forward carries 20 requests at once, ${way}`, async () => {
       const pod = box === 'box' ? 'web-0' : 'web-1'
-      const { child, port } = await portForward(house, pod, env)
+      const { child, port } = await portForward(context, pod, env)
       try {
         const whole = `http://127.0.0.1:${port}/?bytes=${FORWARDED_BYTES}`
         const sizes = await Promise.all(
@@ -83,7 +83,7 @@ export async function streams(house: House): Promise<void> {
   await report.check('3.17', 'both protocols were seen on the nodes that speak them', async () => {
     const seen = async (node: string): Promise<string> => {
       const metrics = (
-        await kubectl(house, ['get', '--raw', `/api/v1/nodes/${node}/proxy/metrics`])
+        await kubectl(context, ['get', '--raw', `/api/v1/nodes/${node}/proxy/metrics`])
       ).toString()
       const count = (name: string): number =>
         Number(new RegExp(`protocol="${name}"} (\\d+)`).exec(metrics)?.[1])
@@ -96,10 +96,10 @@ export async function streams(house: House): Promise<void> {
     )
   })
 
-  const { tunnel } = house
+  const { tunnel } = context
   if (!tunnel) return
   await report.check('3.18', `an exec streams through ${EXEC_KILLS} killed tunnel connections`, () =>
-    execThrough(house, async () => {
+    execThrough(context, async () => {
       for (let kill = 0; kill < EXEC_KILLS; kill++) {
         await delay(EXEC_KILL_EVERY_MS)
         await tunnel.killConnections()
@@ -108,24 +108,24 @@ export async function streams(house: House): Promise<void> {
   )
 
   await report.check('3.19', `an exec streams on after a router that passed nothing for ${CUT_MS} ms`, () =>
-    execThrough(house, async () => {
+    execThrough(context, async () => {
       await delay(EXEC_KILL_EVERY_MS)
-      await house.network.cut()
+      await context.network.cut()
       await delay(CUT_MS)
-      await house.network.heal()
+      await context.network.heal()
     })
   )
 }
 
 /** Runs an exec that writes numbered lines for about ten seconds by default, and checks that all came while it was disturbed. */
 export async function execThrough(
-  house: House,
+  context: CheckContext,
   disturb: () => Promise<void>,
   lines = EXEC_LINES
 ): Promise<void> {
   const script = `i=0; while [ $i -lt ${lines} ]; do i=$((i+1)); echo $i; [ $((i % 1000)) -eq 0 ] && sleep 0.05; done; exit 5`
   const over = new AbortController()
-  const exec = house.cluster.kubectl(['exec', 'box', '--', 'sh', '-c', script], {
+  const exec = context.cluster.kubectl(['exec', 'box', '--', 'sh', '-c', script], {
     timeoutMs: EXEC_TIMEOUT_MS,
     signal: over.signal
   })
@@ -143,12 +143,12 @@ export async function execThrough(
 }
 
 async function portForward(
-  house: House,
+  context: CheckContext,
   pod: string,
   env: Record<string, string>
 ): Promise<{ child: ChildProcess; port: number }> {
-  const child = spawn(house.cluster.kubectlPath, ['port-forward', '--address=127.0.0.1', pod, ':8080'], {
-    env: { ...process.env, ...house.cluster.kubectlEnv(), ...env },
+  const child = spawn(context.cluster.kubectlPath, ['port-forward', '--address=127.0.0.1', pod, ':8080'], {
+    env: { ...process.env, ...context.cluster.kubectlEnv(), ...env },
     stdio: ['ignore', 'pipe', 'pipe']
   })
   let said = ''

@@ -8,7 +8,7 @@ import type { RunOptions } from './namespace-process.js'
 import type { Report } from './check-report.js'
 import type { Tunnel } from './e2e-tunnel.js'
 
-export type House = {
+export type CheckContext = {
   report: Report
   network: Network
   cluster: Cluster
@@ -21,8 +21,12 @@ export type House = {
 }
 
 /** kubectl that must succeed; returns what it printed. */
-export async function kubectl(house: House, args: string[], options: RunOptions = {}): Promise<Buffer> {
-  const { code, stdout, stderr } = await house.cluster.kubectl(args, options)
+export async function kubectl(
+  context: CheckContext,
+  args: string[],
+  options: RunOptions = {}
+): Promise<Buffer> {
+  const { code, stdout, stderr } = await context.cluster.kubectl(args, options)
   if (code !== 0) throw new Error(`kubectl ${args.join(' ')} ended with ${code}: ${stderr.trim()}`)
   return stdout
 }

@@ -4,7 +4,7 @@
  * them, and kube-apiserver's side by `seed-server egress-config`.
  *
  *     mtls, uds   kube-apiserver ──► one server's front
- *     replicas    kube-apiserver ──► haproxy ──► fronts of up to SLOTS servers, which find each other by Leases
+ *     replicas    kube-apiserver ──► haproxy ──► fronts of up to SERVER_LIMIT servers, which find each other by Leases
  */
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -23,7 +23,7 @@ const DRAIN_TIMEOUT_S = 2
 /** Of the replicas: an exec that is under way when its server is replaced gets so long to end. */
 export const REPLICA_DRAIN_TIMEOUT_S = 30
 /** Three that run, and three that take their place. */
-export const SLOTS = 6
+export const SERVER_LIMIT = 6
 /** Where the servers' Leases are, and as whom they ask for them. */
 export const LEASE_NAMESPACE = 'tendril'
 export const LEASE_USER = 'seed-server'
@@ -37,9 +37,9 @@ export type FrontKind = (typeof frontKinds)[number]
 
 /** A seed-server. */
 export type Server = {
-  slot: number
+  index: number
   service: Service
-  /** All that this process and its predecessors in the slot have logged. */
+  /** All that this process and its predecessors in the index have logged. */
   log(): Promise<string>
   /** Whether `/readyz` says 200. */
   ready(): Promise<boolean>
@@ -59,7 +59,7 @@ export type Tunnel = {
   /** Those that were started and not stopped since. */
   servers: readonly Server[]
   /** Resolves when the process answers its probes. */
-  startServer(slot: number, change?: ServerChange): Promise<Server>
+  startServer(index: number, change?: ServerChange): Promise<Server>
   /** Default SIGTERM; resolves when the process has ended, which the drain may put off. */
   stopServer(server: Server, signal?: NodeJS.Signals): Promise<void>
   /** Kills every connection between clients and servers, as a load balancer that restarts does. */
@@ -111,9 +111,9 @@ export async function startTunnel({
 
   const several = kind === 'replicas'
   const front = kind === 'uds' ? `unix:${join(dir, 'front.sock')}` : `127.0.0.1:${FRONT_PORT}`
-  const backends = Array.from({ length: several ? SLOTS : 1 }, (_, slot) => backendOf(slot, several))
-  const seedConfig = (slot: number, listen: string, change: ServerChange = {}): object => ({
-    tunnel: { listen: backends[slot]!.tunnel, tls: tlsOf(secrets.server, 'clientCa') },
+  const backends = Array.from({ length: several ? SERVER_LIMIT : 1 }, (_, index) => backendOf(index, several))
+  const seedConfig = (index: number, listen: string, change: ServerChange = {}): object => ({
+    tunnel: { listen: backends[index]!.tunnel, tls: tlsOf(secrets.server, 'clientCa') },
     fronts: [
       {
         ...{ name: 'kube-apiserver', listen, cluster: CLUSTER },
@@ -126,14 +126,14 @@ export async function startTunnel({
         serverName: SERVER_NAME,
         leases: {
           namespace: LEASE_NAMESPACE,
-          address: backends[slot]!.tunnel,
+          address: backends[index]!.tunnel,
           duration: `${LEASE_DURATION_S}s`,
           kubeconfig: change.kubeconfig ?? kubeconfig
         }
       }
     }),
     drainTimeout: `${several ? REPLICA_DRAIN_TIMEOUT_S : DRAIN_TIMEOUT_S}s`,
-    admin: { listen: `${backends[slot]!.admin.host}:${ADMIN_PORT}` }
+    admin: { listen: `${backends[index]!.admin.host}:${ADMIN_PORT}` }
   })
 
   // Made for the balancer's address, where there is one: kube-apiserver knows no other.
@@ -156,14 +156,14 @@ export async function startTunnel({
     return service
   }
   const servers: Server[] = []
-  const startServer = async (slot: number, change?: ServerChange): Promise<Server> => {
-    const { front: own, admin, name } = backends[slot]!
-    const file = await writeJson(dir, `${name}.yaml`, seedConfig(slot, own ?? front, change))
+  const startServer = async (index: number, change?: ServerChange): Promise<Server> => {
+    const { front: own, admin, name } = backends[index]!
+    const file = await writeJson(dir, `${name}.yaml`, seedConfig(index, own ?? front, change))
     const service = await run(name, [...program('seed-server'), 'run', '--config', file], 'seed')
     const ask = (path: string): Promise<Response> => fetch(`http://${admin.host}:${admin.port}${path}`)
     await until(`${name} to live`, async () => (await service.end()) ?? (await ask('/livez')).ok)
     const server: Server = {
-      slot,
+      index,
       service,
       log: () => readFile(service.logFile, 'utf8'),
       ready: async () => (await ask('/readyz')).ok,
@@ -225,10 +225,10 @@ export async function startTunnel({
 }
 
 /** Each server has loopback addresses of its own, so that all can have the same ports. */
-function backendOf(slot: number, several: boolean): Backend {
-  const host = `127.0.1.${slot + 1}`
+function backendOf(index: number, several: boolean): Backend {
+  const host = `127.0.1.${index + 1}`
   return {
-    name: `seed-server-${slot}`,
+    name: `seed-server-${index}`,
     tunnel: `${host}:${TUNNEL_PORT}`,
     front: several ? `${host}:${FRONT_PORT}` : undefined,
     admin: { host, port: ADMIN_PORT }

@@ -9,7 +9,7 @@ import type { Link } from './link.js'
 import { type LinkWelcome, decodeAnswer, encodeHello } from './link-message.js'
 
 /** Who asks; see LinkHello. */
-export type LinkSelf = { name: string; instance: Buffer; slot: number }
+export type LinkSelf = { name: string; instance: Buffer; connectionIndex: number }
 
 /** How long the other side's first message may take, in milliseconds. */
 export const HANDSHAKE_TIMEOUT_MS = 10_000

@@ -42,7 +42,7 @@ export class Heartbeat {
   readonly #random: () => number
   #timer: Timer | undefined
   #bytes: number
-  #heardAtMs: number
+  #receivedAtMs: number
   #pingId = 0
   #pingedAtMs = 0
   #askAfterMs = 0
@@ -58,7 +58,7 @@ export class Heartbeat {
     this.#heart = heart
     this.#random = random
     this.#bytes = heart.bytesReceived()
-    this.#heardAtMs = clock.now()
+    this.#receivedAtMs = clock.now()
     this.#wait()
   }
 
@@ -70,7 +70,7 @@ export class Heartbeat {
   /** Milliseconds since the last sign of life, as far as it was looked for. */
   get silentMs(): number {
     this.listen()
-    return this.#clock.now() - this.#heardAtMs
+    return this.#clock.now() - this.#receivedAtMs
   }
 
   /** Looks whether something came. Also to be called when a message arrives: silence begins at the last one. */
@@ -78,7 +78,7 @@ export class Heartbeat {
     const bytes = this.#heart.bytesReceived()
     if (bytes === this.#bytes) return
     this.#bytes = bytes
-    this.#heardAtMs = this.#clock.now()
+    this.#receivedAtMs = this.#clock.now()
     if (!this.#asked) return
     this.#asked = false
     if (!this.#timer) return
@@ -105,11 +105,11 @@ export class Heartbeat {
   /** One timer at a time: the next moment at which silence would mean something. */
   #wait(): void {
     const { pingIntervalMs, deadAfterMs } = this.#limits
-    const silentMs = this.#clock.now() - this.#heardAtMs
+    const silentMs = this.#clock.now() - this.#receivedAtMs
     if (!this.#asked) {
       const tickMs = pingIntervalMs / TICKS
-      const askAtMs = this.#heardAtMs + pingIntervalMs * (1 - (EARLY_PART - 1 / TICKS) * this.#random())
-      this.#askAfterMs = Math.floor(askAtMs / tickMs) * tickMs - this.#heardAtMs
+      const askAtMs = this.#receivedAtMs + pingIntervalMs * (1 - (EARLY_PART - 1 / TICKS) * this.#random())
+      this.#askAfterMs = Math.floor(askAtMs / tickMs) * tickMs - this.#receivedAtMs
     }
     const nextMs = (this.#asked ? deadAfterMs : Math.min(this.#askAfterMs, deadAfterMs)) - silentMs
     this.#lookAfter(Math.max(1, nextMs))

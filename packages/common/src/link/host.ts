@@ -45,8 +45,8 @@ export const LINK_LIMIT = 4_096
 type Entry = { link: Link; key: string; hello: LinkHello }
 
 /** One place that a client may have a link in: a newer link there makes the older one superfluous. */
-function placeOf({ key }: LinkPeer, { name, slot }: LinkHello): string {
-  return JSON.stringify([key, name, slot])
+function placeOf({ key }: LinkPeer, { name, connectionIndex }: LinkHello): string {
+  return JSON.stringify([key, name, connectionIndex])
 }
 
 export class LinkHost<P extends LinkPeer> {

@@ -11,7 +11,7 @@ export const linkType = {
   ACK: 0x83,
   PING: 0x84,
   PONG: 0x85,
-  NOTE: 0x86
+  ANNOUNCEMENT: 0x86
 } as const
 
 export const LINK_VERSION = 1
@@ -20,8 +20,8 @@ export const INSTANCE_BYTES = 8
 
 /** Most bytes of a client's or server's name. */
 export const NAME_LIMIT_BYTES = 253
-/** Most bytes of one note. */
-export const NOTE_LIMIT_BYTES = 65_536
+/** Most bytes of one announcement. */
+export const ANNOUNCEMENT_LIMIT_BYTES = 65_536
 
 /** The client's first message on every carrier. */
 export type LinkHello = {
@@ -34,7 +34,7 @@ export type LinkHello = {
   /** Random per process: tells a restarted client from one that connects once more. */
   instance: Buffer
   /** Which of the client's parallel links to this server; 0 for the first. */
-  slot: number
+  connectionIndex: number
 }
 
 /** The server's answer: the link exists, or goes on. */
@@ -68,7 +68,7 @@ export function encodeHello(hello: LinkHello): Buffer {
   bytes.writeBigUInt64BE(BigInt(hello.resume?.received ?? 0), 20)
   bytes.writeUInt32BE(hello.replayLimitBytes, 28)
   hello.instance.copy(bytes, 32, 0, INSTANCE_BYTES)
-  bytes[40] = hello.slot
+  bytes[40] = hello.connectionIndex
   bytes[41] = name.length
   name.copy(bytes, 42)
   return bytes
@@ -88,7 +88,7 @@ export function decodeHello(message: Buffer): LinkHello {
     ...(message[2] === 1 && { resume }),
     replayLimitBytes: message.readUInt32BE(28),
     instance: Buffer.from(message.subarray(32, 40)),
-    slot: message[40] as number,
+    connectionIndex: message[40] as number,
     name: message.toString('utf8', 42, 42 + nameBytes)
   }
 }
@@ -157,13 +157,14 @@ export function decodeNumber(message: Buffer): number {
   return readCount(message, 1)
 }
 
-export function encodeNote(text: string): Buffer {
-  return Buffer.concat([Buffer.from([linkType.NOTE]), Buffer.from(text)])
+export function encodeAnnouncement(text: string): Buffer {
+  return Buffer.concat([Buffer.from([linkType.ANNOUNCEMENT]), Buffer.from(text)])
 }
 
 /** @throws TunnelError PROTOCOL_ERROR */
-export function decodeNote(message: Buffer): string {
-  if (message.length > 1 + NOTE_LIMIT_BYTES) throw broken(`a note has at most ${NOTE_LIMIT_BYTES} bytes`)
+export function decodeAnnouncement(message: Buffer): string {
+  if (message.length > 1 + ANNOUNCEMENT_LIMIT_BYTES)
+    throw broken(`an announcement has at most ${ANNOUNCEMENT_LIMIT_BYTES} bytes`)
   return message.toString('utf8', 1)
 }
 

@@ -19,9 +19,9 @@ import { type BudgetShare, FairBudget } from '../fair-budget.js'
 import { holdMessage } from '../message-buffer.js'
 import { Heartbeat, type HeartbeatLimits, heartbeatDefaults } from './heartbeat.js'
 import {
-  decodeNote,
+  decodeAnnouncement,
   decodeNumber,
-  encodeNote,
+  encodeAnnouncement,
   encodeNumber,
   isLinkMessage,
   linkType
@@ -56,7 +56,7 @@ const ACK_SOON_BYTES = 32 << 10
 const ACK_SOON_MS = 25
 
 /** At most one announcement in this time is passed on: each may be 64 KiB of JSON. The newest one says all. */
-const NOTE_EVERY_MS = 250
+const ANNOUNCEMENT_INTERVAL_MS = 250
 
 export type LinkState = 'down' | 'up' | 'closed'
 
@@ -65,8 +65,8 @@ export type LinkEvents = CarrierEvents & {
   up: [info: { first: boolean; downMs: number; replayedBytes: number }]
   /** The carrier was lost; the link waits for the next. */
   down: [reason: TunnelError]
-  /** A note from the other side. */
-  note: [text: string]
+  /** An announcement from the other side. */
+  announcement: [text: string]
 }
 
 /** What the handshake found out, for `attach`. */
@@ -103,10 +103,10 @@ export class Link extends EventEmitter implements Carrier {
   #ackSoon = false
   #attached = 0
   #downSinceMs: number
-  #note: string | undefined
+  #announcement: string | undefined
   /** The peer's newest announcement, while the one before it is too recent to pass on another. */
-  #noteReceived: string | undefined
-  #noteTimer: Timer | undefined
+  #heldAnnouncement: string | undefined
+  #announcementTimer: Timer | undefined
 
   #received = 0
   #bytesReceivedBefore = 0
@@ -332,7 +332,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#attached++
     this.#state = 'up'
     if (this.#paused) carrier.pause()
-    if (this.#note !== undefined) this.#sendOwn(encodeNote(this.#note))
+    if (this.#announcement !== undefined) this.#sendOwn(encodeAnnouncement(this.#announcement))
     // It does not know that these have arrived; at its replay limit it sends nothing that would be acknowledged.
     if (skip > 0) this.#acknowledge()
     this.#heartbeat.ping()
@@ -352,9 +352,9 @@ export class Link extends EventEmitter implements Carrier {
   }
 
   /** Tells the other side something beside the session. The last note is told again on every new carrier. */
-  tell(note: string): void {
-    this.#note = note
-    this.#sendOwn(encodeNote(note))
+  announce(text: string): void {
+    this.#announcement = text
+    this.#sendOwn(encodeAnnouncement(text))
   }
 
   /**
@@ -429,10 +429,10 @@ export class Link extends EventEmitter implements Carrier {
     const type = message[0] as number
     if (type === linkType.PING) this.#sendOwn(encodeNumber(linkType.PONG, decodeNumber(message)))
     else if (type === linkType.PONG) this.#heartbeat?.pong(decodeNumber(message))
-    else if (type === linkType.NOTE) this.#onNote(decodeNote(message))
+    else if (type === linkType.ANNOUNCEMENT) this.#onAnnouncement(decodeAnnouncement(message))
     else if (type === linkType.ACK) {
       this.#onAck(decodeNumber(message))
-    } else if (type <= linkType.NOTE) {
+    } else if (type <= linkType.ANNOUNCEMENT) {
       throw new TunnelError('PROTOCOL_ERROR', `link message ${type} comes once, first`)
     }
     // Later versions may say more; what this one does not know is not for it.
@@ -449,18 +449,18 @@ export class Link extends EventEmitter implements Carrier {
   }
 
   /** The first is passed on at once; of those that follow soon after it, the last one, when the time is over. */
-  #onNote(text: string): void {
-    if (this.#noteTimer) {
-      this.#noteReceived = text
+  #onAnnouncement(text: string): void {
+    if (this.#announcementTimer) {
+      this.#heldAnnouncement = text
       return
     }
-    this.#noteTimer = this.#clock.after(NOTE_EVERY_MS, () => {
-      this.#noteTimer = undefined
-      const newest = this.#noteReceived
-      this.#noteReceived = undefined
-      if (newest !== undefined) this.#orBreak(() => this.#onNote(newest))
+    this.#announcementTimer = this.#clock.after(ANNOUNCEMENT_INTERVAL_MS, () => {
+      this.#announcementTimer = undefined
+      const newest = this.#heldAnnouncement
+      this.#heldAnnouncement = undefined
+      if (newest !== undefined) this.#orBreak(() => this.#onAnnouncement(newest))
     })
-    this.emit('note', text)
+    this.emit('announcement', text)
   }
 
   #acknowledged(count: number): void {
@@ -507,7 +507,7 @@ export class Link extends EventEmitter implements Carrier {
     if (this.#state === 'closed') return
     this.#state = 'closed'
     this.#resumeTimer?.cancel()
-    this.#noteTimer?.cancel()
+    this.#announcementTimer?.cancel()
     this.#replay.clear()
     this.emit('close', error)
   }

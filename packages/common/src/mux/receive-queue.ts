@@ -46,7 +46,7 @@ function allocate(bytes: number): Buffer {
   return pool.subarray(at, poolUsed)
 }
 
-export class ArrivalQueue {
+export class ReceiveQueue {
   readonly #chunks = new Queue<Buffer>()
   /** The block that small chunks are gathered in: the last chunk is a view of its start. */
   #block: Buffer | undefined

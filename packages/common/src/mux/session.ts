@@ -15,7 +15,7 @@ import { type Clock, type Timer, systemClock } from '../clock.js'
 import { DIAL_TIMEOUT_MS, type DialOptions, type Target } from '../dial.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
-import { receiveTurns } from '../fair-scheduler.js'
+import { receiveScheduler } from '../fair-scheduler.js'
 import { UNREAD_TIMEOUT_MS } from '../linger.js'
 import { allocMessage } from '../message-buffer.js'
 import { decode, frameAt } from '../wire/decode.js'
@@ -33,7 +33,7 @@ import { ControlQueue } from './control.js'
 import { CreditBudget, type CreditLimits, type ReceiveWindow, creditDefaults } from './credit.js'
 import { RoundTrip } from './round-trip.js'
 import { Stream, type StreamOwner } from './stream.js'
-import { Turns } from './stream-scheduler.js'
+import { StreamScheduler } from './stream-scheduler.js'
 
 export type SessionLimits = CreditLimits & {
   /** Most streams open or being dialled at once; more are refused with OVERLOADED. Default 8192. */
@@ -138,9 +138,9 @@ export class Session extends EventEmitter<SessionEvents> {
   /** The message whose frames are being read, and where the next one begins. */
   #message: Buffer | undefined
   #at = 0
-  readonly #share = receiveTurns.share(() => this.#readFrames())
+  readonly #share = receiveScheduler.share(() => this.#readFrames())
 
-  readonly #turns = new Turns<Stream>()
+  readonly #scheduler = new StreamScheduler<Stream>()
   readonly #control = new ControlQueue()
   /** The answer to the peer's newest PING: it says all that older ones would. */
   #pong: Buffer | undefined
@@ -158,7 +158,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#limits = { ...sessionDefaults, ...options.limits }
     this.#onOpen = options.onOpen
     this.#budget = new CreditBudget(this.#limits, options.budget)
-    this.#roundTrip = new RoundTrip(this.#clock, opaque => this.#say(encode.ping(opaque)))
+    this.#roundTrip = new RoundTrip(this.#clock, opaque => this.#sendControl(encode.ping(opaque)))
     this.#owner = this.#streamOwner()
 
     carrier.on('message', this.#carrierOnMessage)
@@ -166,7 +166,7 @@ export class Session extends EventEmitter<SessionEvents> {
     carrier.on('close', this.#carrierOnClose)
 
     const { frameLimitBytes, streamLimit } = this.#limits
-    this.#say(
+    this.#sendControl(
       encode.hello({ ...VERSION, features: 0, frameLimitBytes, streamLimit: this.#onOpen ? streamLimit : 0 })
     )
     this.#helloTimer = this.#clock.after(this.#limits.helloTimeoutMs, () =>
@@ -224,7 +224,7 @@ export class Session extends EventEmitter<SessionEvents> {
         this.#noticeIdle()
       }
       const giveUp = (code: ErrorCode, detail?: string): void => {
-        if (id !== undefined) this.#say(encode.reset(id, code, detail))
+        if (id !== undefined) this.#sendControl(encode.reset(id, code, detail))
         settle({ error: new TunnelError(code, detail) })
       }
       const onAbort = (): void => giveUp('DIAL_CANCELLED')
@@ -233,7 +233,7 @@ export class Session extends EventEmitter<SessionEvents> {
         if (refusal) return settle({ error: refusal })
         const window = this.#budget.open()
         try {
-          this.#say(encode.open(this.#lastOwnId + 1, target, window.windowBytes, timeoutMs))
+          this.#sendControl(encode.open(this.#lastOwnId + 1, target, window.windowBytes, timeoutMs))
         } catch (error) {
           window.close()
           return settle({ error: TunnelError.from(error) })
@@ -275,7 +275,7 @@ export class Session extends EventEmitter<SessionEvents> {
     if (!this.#weAreLeaving) {
       this.#weAreLeaving = true
       this.#state = 'draining'
-      this.#say(encode.goAway(code, detail))
+      this.#sendControl(encode.goAway(code, detail))
     }
     this.#noticeIdle()
   }
@@ -296,7 +296,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#carrier.off('close', this.#carrierOnClose)
     this.#helloTimer.cancel()
     this.#message = undefined
-    this.#turns.clear()
+    this.#scheduler.clear()
     this.#control.clear()
     this.#pong = undefined
     const lost = NOT_RESUMED.has(error.code)
@@ -325,7 +325,7 @@ export class Session extends EventEmitter<SessionEvents> {
     if (!message || this.#state === 'closed') return
     try {
       do {
-        if (this.#share.isSpent) {
+        if (this.#share.isExhausted) {
           this.#carrier.pause()
           return this.#share.wait()
         }
@@ -420,7 +420,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   /** The answer breaks a rule: the peer hears that nobody wants it any more. */
   #giveUp(id: number, dialling: Dialling, error: TunnelError): void {
-    this.#say(encode.reset(id, error.code, error.detail))
+    this.#sendControl(encode.reset(id, error.code, error.detail))
     dialling.settle({ error })
   }
 
@@ -448,7 +448,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   #onOpened(id: number, creditBytes: number): void {
     const dialling = this.#dialling.get(id)
-    if (!dialling) return this.#needAsked(id, 'OPENED')
+    if (!dialling) return this.#requireDialled(id, 'OPENED')
     if (creditBytes > CREDIT_LIMIT_BYTES) return this.#giveUp(id, dialling, creditTooLarge(creditBytes))
     const stream = new Stream(id, this.#owner, dialling.window, creditBytes, true)
     this.#streams.set(id, stream)
@@ -458,12 +458,12 @@ export class Session extends EventEmitter<SessionEvents> {
   #onRefused(id: number, payload: Buffer): void {
     const { code, text } = decode.reason(payload, 'REFUSED')
     const dialling = this.#dialling.get(id)
-    if (!dialling) return this.#needAsked(id, 'REFUSED')
+    if (!dialling) return this.#requireDialled(id, 'REFUSED')
     dialling.settle({ error: new TunnelError(code, text || undefined) })
   }
 
   /** An answer that comes after its dial was given up is late; one that was never asked for is broken. */
-  #needAsked(id: number, name: string): void {
+  #requireDialled(id: number, name: string): void {
     if (id === 0 || id > this.#lastOwnId) throw broken(`${name} for stream ${id}, which was not asked for`)
     this.#streams.get(id)?.destroy(broken(`${name} for a stream that is open`))
   }
@@ -477,15 +477,17 @@ export class Session extends EventEmitter<SessionEvents> {
       open = decode.open(payload)
     } catch (error) {
       const refused = TunnelError.from(error)
-      return this.#say(encode.refused(id, refused.code, refused.detail))
+      return this.#sendControl(encode.refused(id, refused.code, refused.detail))
     }
     if (open.creditBytes > CREDIT_LIMIT_BYTES) {
       const { code, detail } = creditTooLarge(open.creditBytes)
-      return this.#say(encode.refused(id, code, detail))
+      return this.#sendControl(encode.refused(id, code, detail))
     }
-    if (this.#weAreLeaving) return this.#say(encode.refused(id, 'DRAINING'))
+    if (this.#weAreLeaving) return this.#sendControl(encode.refused(id, 'DRAINING'))
     if (this.streamCount >= this.#limits.streamLimit) {
-      return this.#say(encode.refused(id, 'OVERLOADED', `${this.#limits.streamLimit} streams are open`))
+      return this.#sendControl(
+        encode.refused(id, 'OVERLOADED', `${this.#limits.streamLimit} streams are open`)
+      )
     }
     const abort = new AbortController()
     this.#answering.set(id, { abort, creditBytes: open.creditBytes })
@@ -505,18 +507,18 @@ export class Session extends EventEmitter<SessionEvents> {
     const window = this.#budget.open()
     const stream = new Stream(id, this.#owner, window, answering?.creditBytes ?? 0, false)
     if (!answering || answering.abort.signal.aborted) {
-      if (answering) this.#say(encode.refused(id, 'DIAL_CANCELLED'))
+      if (answering) this.#sendControl(encode.refused(id, 'DIAL_CANCELLED'))
       stream.fail(new TunnelError('DIAL_CANCELLED'))
       return stream
     }
     this.#streams.set(id, stream)
-    this.#say(encode.opened(id, window.windowBytes))
+    this.#sendControl(encode.opened(id, window.windowBytes))
     return stream
   }
 
   #refuse(id: number, error: TunnelError): void {
     if (!this.#answering.delete(id)) return
-    this.#say(encode.refused(id, error.code, error.detail))
+    this.#sendControl(encode.refused(id, error.code, error.detail))
     this.#noticeIdle()
   }
 
@@ -532,17 +534,17 @@ export class Session extends EventEmitter<SessionEvents> {
 
   #streamOwner(): StreamOwner {
     return {
-      wantsTurn: (stream, bytes) => {
-        this.#turns.add(stream, bytes)
+      wantsToSend: (stream, bytes) => {
+        this.#scheduler.add(stream, bytes)
         this.#scheduleFlush()
       },
       returnCredit: (stream, bytes) => {
         this.#roundTrip.refresh()
-        this.#say(encode.credit(stream.id, bytes))
+        this.#sendControl(encode.credit(stream.id, bytes))
       },
-      resetByUs: (stream, error) => this.#say(encode.reset(stream.id, error.code, error.detail)),
+      resetByUs: (stream, error) => this.#sendControl(encode.reset(stream.id, error.code, error.detail)),
       closed: stream => {
-        this.#turns.delete(stream)
+        this.#scheduler.delete(stream)
         if (this.#streams.get(stream.id) === stream) this.#streams.delete(stream.id)
         this.#noticeIdle()
       },
@@ -563,7 +565,7 @@ export class Session extends EventEmitter<SessionEvents> {
   }
 
   /** Queues a control frame: these go in front of data, in the order they were said. */
-  #say(frame: Buffer): void {
+  #sendControl(frame: Buffer): void {
     if (this.#state === 'closed') return
     this.#control.push(frame)
     if (this.#control.bytes > this.#limits.controlLimitBytes) {
@@ -598,7 +600,7 @@ export class Session extends EventEmitter<SessionEvents> {
   }
 
   get #hasFrames(): boolean {
-    return this.#pong !== undefined || this.#control.bytes > 0 || this.#turns.size > 0
+    return this.#pong !== undefined || this.#control.bytes > 0 || this.#scheduler.size > 0
   }
 
   /** Control frames first, then turns of streams until the message is full. */
@@ -611,10 +613,10 @@ export class Session extends EventEmitter<SessionEvents> {
     const frameLimit = Math.min(FRAME_LIMIT_BYTES, this.#peer?.frameLimitBytes ?? 0)
     const plan: { stream: Stream; bytes: number; end: boolean }[] = []
     let stream: Stream | undefined
-    while (size < MESSAGE_BYTES && (stream = this.#turns.next()) !== undefined) {
+    while (size < MESSAGE_BYTES && (stream = this.#scheduler.next()) !== undefined) {
       const bytes = Math.min(stream.sendableBytes, frameLimit, MESSAGE_BYTES - size)
       const end = stream.endsAfter(bytes)
-      this.#turns.spent(bytes)
+      this.#scheduler.charge(bytes)
       if (bytes === 0 && !end) continue
       plan.push({ stream, bytes, end })
       size += (bytes > 0 ? HEADER_BYTES + bytes : 0) + (end ? HEADER_BYTES : 0)
@@ -636,7 +638,7 @@ export class Session extends EventEmitter<SessionEvents> {
         at += HEADER_BYTES
         stream.ended()
       } else if (stream.sendableBytes > 0) {
-        this.#turns.add(stream, stream.sendableBytes)
+        this.#scheduler.add(stream, stream.sendableBytes)
       }
     }
     return message

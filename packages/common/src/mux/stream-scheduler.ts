@@ -10,10 +10,10 @@ export const SHORT_BYTES = 4_096
 /** After this much from the short lane, the long lane has a turn. */
 export const SHORT_SHARE_BYTES = 65_536
 
-export class Turns<T> {
+export class StreamScheduler<T> {
   readonly #short = new Set<T>()
   readonly #long = new Set<T>()
-  #shortSpentBytes = 0
+  #shortChargedBytes = 0
   #lastWasShort = false
 
   get size(): number {
@@ -37,10 +37,10 @@ export class Turns<T> {
     this.#long.clear()
   }
 
-  /** Takes out who is next; undefined when nobody waits. Say with `spent` how much was then sent. */
+  /** Takes out who is next; undefined when nobody waits. Say with `charge` how much was then sent. */
   next(): T | undefined {
     this.#lastWasShort =
-      this.#short.size > 0 && (this.#long.size === 0 || this.#shortSpentBytes < SHORT_SHARE_BYTES)
+      this.#short.size > 0 && (this.#long.size === 0 || this.#shortChargedBytes < SHORT_SHARE_BYTES)
     const lane = this.#lastWasShort ? this.#short : this.#long
     for (const item of lane) {
       lane.delete(item)
@@ -49,7 +49,7 @@ export class Turns<T> {
     return undefined
   }
 
-  spent(bytes: number): void {
-    this.#shortSpentBytes = this.#lastWasShort ? this.#shortSpentBytes + bytes : 0
+  charge(bytes: number): void {
+    this.#shortChargedBytes = this.#lastWasShort ? this.#shortChargedBytes + bytes : 0
   }
 }

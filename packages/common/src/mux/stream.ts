@@ -4,7 +4,7 @@
  * `fill` and brings those that arrived with `deliver`.
  *
  * ```
- * caller.write ─► #sending ─► fill ─► DATA … END ─► deliver ─► #arrived ─► read ─► CREDIT
+ * caller.write ─► #sending ─► fill ─► DATA … END ─► deliver ─► #received ─► read ─► CREDIT
  * ```
  */
 import { Duplex } from 'node:stream'
@@ -13,7 +13,7 @@ import { TunnelError } from '../errors.js'
 import { whileMoving } from '../linger.js'
 import { releaseMessage } from '../message-buffer.js'
 import { CREDIT_LIMIT_BYTES } from '../wire/frame.js'
-import { ArrivalQueue, alone } from './receive-queue.js'
+import { ReceiveQueue, alone } from './receive-queue.js'
 import type { ReceiveWindow } from './credit.js'
 
 /** Bytes a writer may queue before `write` answers false; what the peer's credit allows is sent at once. */
@@ -28,7 +28,7 @@ const SEND_BUFFER_CHUNKS = 512
 /** What a stream asks of its session. */
 export interface StreamOwner {
   /** The stream has something to send, or to end. */
-  wantsTurn(stream: Stream, bytes: number): void
+  wantsToSend(stream: Stream, bytes: number): void
   /** Credit to tell the peer of. */
   returnCredit(stream: Stream, bytes: number): void
   /** Ended from our side before both directions were done. */
@@ -57,13 +57,13 @@ export class Stream extends Duplex {
   #written: ((error?: Error | null) => void) | undefined
   #finished: ((error?: Error | null) => void) | undefined
 
-  readonly #arrived = new ArrivalQueue()
+  readonly #received = new ReceiveQueue()
   #wantsMore = false
 
   /** The peer's RESET, while what came before it is read. */
   #failedBy: TunnelError | undefined
   /** RESET in the place of END. */
-  #lastWord: { error: Error | undefined } | undefined
+  #pendingEnd: { error: Error | undefined } | undefined
 
   #localEnded = false
   #remoteEnded = false
@@ -95,18 +95,18 @@ export class Stream extends Duplex {
     this.#sendingBytes += chunk.length
     if (this.#hasRoom) done()
     else this.#written = done
-    if (this.#creditBytes > 0) this.#wantsTurn()
+    if (this.#creditBytes > 0) this.#wantsToSend()
   }
 
   override _final(done: (error?: Error | null) => void): void {
     this.#finished = done
     if (this.#sendingBytes > 0) return
-    if (this.#lastWord) this.destroy(this.#lastWord.error)
-    else this.#wantsTurn()
+    if (this.#pendingEnd) this.destroy(this.#pendingEnd.error)
+    else this.#wantsToSend()
   }
 
-  #wantsTurn(): void {
-    if (!this.#over) this.#owner.wantsTurn(this, this.#sendingBytes)
+  #wantsToSend(): void {
+    if (!this.#over) this.#owner.wantsToSend(this, this.#sendingBytes)
   }
 
   get #hasRoom(): boolean {
@@ -121,7 +121,7 @@ export class Stream extends Duplex {
   /** True when END may follow the next `bytes`: they are the last. The session then says END and calls `ended`. */
   endsAfter(bytes: number): boolean {
     return (
-      this.#finished !== undefined && !this.#localEnded && !this.#lastWord && this.#sendingBytes === bytes
+      this.#finished !== undefined && !this.#localEnded && !this.#pendingEnd && this.#sendingBytes === bytes
     )
   }
 
@@ -151,8 +151,8 @@ export class Stream extends Duplex {
       process.nextTick(this.#written)
       this.#written = undefined
     }
-    if (this.#lastWord && this.#finished && this.#sendingBytes === 0) {
-      process.nextTick(() => this.destroy(this.#lastWord?.error))
+    if (this.#pendingEnd && this.#finished && this.#sendingBytes === 0) {
+      process.nextTick(() => this.destroy(this.#pendingEnd?.error))
     }
   }
 
@@ -171,18 +171,18 @@ export class Stream extends Duplex {
       throw new TunnelError('FLOW_CONTROL_ERROR', `credit beyond ${CREDIT_LIMIT_BYTES} bytes`)
     }
     this.#creditBytes += bytes
-    if (this.#sendingBytes > 0) this.#wantsTurn()
+    if (this.#sendingBytes > 0) this.#wantsToSend()
   }
 
   // Receiving.
 
   override _read(): void {
-    const chunk = this.#arrived.shift()
+    const chunk = this.#received.shift()
     this.#wantsMore = chunk === undefined
     if (chunk === undefined) return this.#failOnceRead()
     this.push(chunk)
     this.#credited(chunk.length)
-    if (this.#remoteEnded && this.#arrived.length === 0) this.push(null)
+    if (this.#remoteEnded && this.#received.length === 0) this.push(null)
   }
 
   /** DATA from the peer: a view into its message. */
@@ -194,7 +194,7 @@ export class Stream extends Duplex {
       if (this.push(alone(chunk))) this.#wantsMore = true
       this.#credited(chunk.length)
     } else {
-      this.#arrived.push(chunk)
+      this.#received.push(chunk)
     }
   }
 
@@ -202,7 +202,7 @@ export class Stream extends Duplex {
   deliverEnd(): void {
     if (this.#remoteEnded) throw new TunnelError('PROTOCOL_ERROR', 'END twice')
     this.#remoteEnded = true
-    if (this.#arrived.length === 0) this.push(null)
+    if (this.#received.length === 0) this.push(null)
     this.#finishIfDone()
   }
 
@@ -242,13 +242,13 @@ export class Stream extends Duplex {
   }
 
   get #unreadChunks(): number {
-    return this.#arrived.length + (this.readableLength > 0 ? 1 : 0)
+    return this.#received.length + (this.readableLength > 0 ? 1 : 0)
   }
 
   /** RESET behind all that was written, in the place of END: what it was written from broke. */
   resetBehind(error?: Error): void {
     if (this.writableEnded || this.#over) return void this.destroy(error)
-    this.#lastWord = { error }
+    this.#pendingEnd = { error }
     const { clock, unreadTimeoutMs } = this.#owner
     const left = (): number => this.#sendingBytes + this.writableLength
     const bound = whileMoving(clock, unreadTimeoutMs, left, () => this.destroy(error))
@@ -258,7 +258,7 @@ export class Stream extends Duplex {
 
   /** Somebody reads, or has yet to begin with what waits here. */
   get #isBeingRead(): boolean {
-    const waiting = this.#arrived.length > 0 || this.readableLength > 0
+    const waiting = this.#received.length > 0 || this.readableLength > 0
     return !this.readableEnded && (waiting || this.readableFlowing !== null)
   }
 
@@ -275,7 +275,7 @@ export class Stream extends Duplex {
     this.#sendingBytes = 0
     this.#written = undefined
     this.#finished = undefined
-    this.#arrived.clear()
+    this.#received.clear()
     this.#window.close()
     done(error)
     for (const callback of waiting) callback?.(error ?? new TunnelError('CLOSED', 'stream destroyed'))

@@ -82,7 +82,7 @@ const mapped = networkOf('::ffff:0:0/96')
 const IPV4_BITS = 0xffff_ffffn
 
 /** How an IPv6 address can carry IPv4 ones: which, of a network or of addresses that fit a pattern. */
-const disguises: { fits: (value: bigint) => boolean; inside: (value: bigint) => bigint[] }[] = [
+const embeddedForms: { fits: (value: bigint) => boolean; inside: (value: bigint) => bigint[] }[] = [
   { fits: within('::ffff:0:0:0/96'), inside: last }, // IPv4-translated, RFC 7915
   { fits: within('64:ff9b::/96'), inside: last }, // NAT64, RFC 6052
   { fits: within('64:ff9b:1::/48'), inside: anywhere }, // NAT64 with a local prefix, RFC 8215
@@ -123,10 +123,10 @@ function anywhere(value: bigint): bigint[] {
  * The address as the kernel will use it, and the IPv4 addresses inside it when it only wraps them. An IPv4-mapped
  * address is IPv4 (that is what goes over the wire); any other form of embedded IPv4 is checked as each of its addresses.
  */
-export function facesOf(address: Address): [Address, ...Address[]] {
+export function addressFormsOf(address: Address): [Address, ...Address[]] {
   if (address.family === 4) return [address]
   if (contains(mapped, address)) return [{ family: 4, value: address.value & IPV4_BITS }]
-  const inside = disguises.find(({ fits }) => fits(address.value))?.inside(address.value) ?? []
+  const inside = embeddedForms.find(({ fits }) => fits(address.value))?.inside(address.value) ?? []
   return [address, ...inside.map(value => ({ family: 4 as const, value }))]
 }
 

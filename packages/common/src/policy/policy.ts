@@ -4,7 +4,7 @@
  * (otherwise a second DNS answer would walk around the policy). Order: own listeners, deny, special ranges, allow.
  */
 import { TunnelError } from '../errors.js'
-import { contains, facesOf, isInside, readAddress, readNetwork, specialRangeOf } from './networks.js'
+import { contains, addressFormsOf, isInside, readAddress, readNetwork, specialRangeOf } from './networks.js'
 import type { Address, Network } from './networks.js'
 
 /** A network (`10.0.0.0/8`, `fd00::/8`) or one address, optionally for some ports only: numbers or `'8000-9000'`. */
@@ -71,19 +71,19 @@ function covers(rule: ReadRule, address: Address, port: number): boolean {
 }
 
 /** Whether a connection to the port of `listener` at one of the forms of an address reaches it. */
-function reaches(faces: Address[], listener: Listener, ownAddresses: () => readonly string[]): boolean {
+function reaches(forms: Address[], listener: Listener, ownAddresses: () => readonly string[]): boolean {
   const read = readAddress(listener.host)
   if (!read) return false
-  const [bound] = facesOf(read)
+  const [bound] = addressFormsOf(read)
   const same = (one: Address, other: Address) => one.family === other.family && one.value === other.value
-  return faces.some(face => {
+  return forms.some(form => {
     // Linux takes "unspecified" for loopback.
-    if (face.value === 0n || same(face, bound)) return true
-    if (bound.value !== 0n || (bound.family === 4 && face.family === 6)) return false
-    if (specialRangeOf(face)?.name === 'loopback') return true
+    if (form.value === 0n || same(form, bound)) return true
+    if (bound.value !== 0n || (bound.family === 4 && form.family === 6)) return false
+    if (specialRangeOf(form)?.name === 'loopback') return true
     return ownAddresses().some(text => {
       const own = readAddress(text)
-      return own !== undefined && same(face, own)
+      return own !== undefined && same(form, own)
     })
   })
 }
@@ -100,24 +100,24 @@ export function createPolicy(options: PolicyOptions = {}): Policy {
   function check(text: string, port: number): Verdict {
     const address = readAddress(text)
     if (!address) return { allowed: false, rule: `"${text}" is not a canonical IP address` }
-    const faces = facesOf(address)
-    if (ownListeners().some(listener => listener.port === port && reaches(faces, listener, ownAddresses)))
+    const forms = addressFormsOf(address)
+    if (ownListeners().some(listener => listener.port === port && reaches(forms, listener, ownAddresses)))
       return { allowed: false, rule: 'it is a listener of the client itself' }
 
-    for (const face of faces) {
-      const denied = denyRules.find(rule => covers(rule, face, port))
+    for (const form of forms) {
+      const denied = denyRules.find(rule => covers(rule, form, port))
       if (denied) return { allowed: false, rule: `rule "deny ${denied.text}"` }
 
-      const range = specialRangeOf(face)
+      const range = specialRangeOf(form)
       if (!range) continue
       const named = allowRules?.some(
-        rule => isInside(rule.network, range.network) && covers(rule, face, port)
+        rule => isInside(rule.network, range.network) && covers(rule, form, port)
       )
       if (!named)
         return { allowed: false, rule: `${range.name} addresses are denied unless an allow rule names them` }
     }
 
-    if (allowRules && !allowRules.some(rule => covers(rule, faces[0], port))) {
+    if (allowRules && !allowRules.some(rule => covers(rule, forms[0], port))) {
       const where = text.includes(':') ? `[${text}]:${port}` : `${text}:${port}`
       return { allowed: false, rule: `no allow rule covers ${where}` }
     }

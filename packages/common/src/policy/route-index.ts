@@ -7,7 +7,7 @@
  * host are then prefixes (or suffixes) of one string. Strings, because their hashes are seeded: who announces routes
  * cannot choose ones that collide.
  */
-import { type Address, facesOf, readAddress } from './networks.js'
+import { type Address, addressFormsOf, readAddress } from './networks.js'
 import { type Route, plainName } from './routes.js'
 
 /** A full name is closer than any suffix: longer than any there is. */
@@ -53,7 +53,7 @@ export class RouteIndex<V> {
     }
     const address = readAddress(host)
     if (address) {
-      const [{ family, value }] = facesOf(address)
+      const [{ family, value }] = addressFormsOf(address)
       const kind = `${family}` as const
       if (this.#lengths[kind].all.length === 0) return fits
       const bits = bitsOf({ family, value })

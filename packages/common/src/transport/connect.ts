@@ -16,7 +16,7 @@ import { owned } from '../owned.js'
 import { race } from '../race.js'
 import { remembering } from '../remember.js'
 import { type Resolve, createResolve } from '../resolve.js'
-import { formatAuthority } from '../wire/host-port.js'
+import { formatHostPort } from '../wire/host-port.js'
 import { type ConnectTarget, type Destination, type ServerAddress, connectTargetOf } from './destination.js'
 import { secure } from './secure.js'
 import { type Upgraded, upgrade } from './upgrade.js'
@@ -99,9 +99,9 @@ async function steps(server: ServerAddress, options: ConnectOptions, attempt: At
 
   const raw = await way(connectTarget, attempt)
   progress.code = 'SERVER_UNREACHABLE'
-  progress.waitingFor = `${formatAuthority(destination)} (TLS handshake as ${serverName})`
+  progress.waitingFor = `${formatHostPort(destination)} (TLS handshake as ${serverName})`
   const upgradeOver = (socket: Socket): Promise<Upgraded> => {
-    progress.waitingFor = `${formatAuthority(destination)} (WebSocket upgrade)`
+    progress.waitingFor = `${formatHostPort(destination)} (WebSocket upgrade)`
     return owned(socket, socket =>
       upgrade(socket, { url: new URL(server.url), websocketOptions, signal, ...(headers && { headers }) })
     )
@@ -112,7 +112,7 @@ async function steps(server: ServerAddress, options: ConnectOptions, attempt: At
 }
 
 const directly: Way = ({ destination }, attempt) =>
-  openSocket(destination, formatAuthority(destination), 'SERVER_UNREACHABLE', attempt)
+  openSocket(destination, formatHostPort(destination), 'SERVER_UNREACHABLE', attempt)
 
 /** Resolves a host, anew each time, and connects to it. Rejects with `code`, and a sentence that begins with `name`. */
 export async function openSocket(

@@ -3,7 +3,7 @@
  * that `check-config` decides by the same code as an attempt.
  */
 import { TunnelError } from '../errors.js'
-import { parseAuthority } from '../wire/host-port.js'
+import { parseHostPort } from '../wire/host-port.js'
 
 export type ServerAddress = {
   /** `wss://name:port`, or `ws://` without TLS (whether that may be is decided by the configuration). */
@@ -56,7 +56,7 @@ export function destinationOf(
 
 function parseAddress(address: string): Destination {
   try {
-    return parseAuthority(address)
+    return parseHostPort(address)
   } catch (error) {
     throw new TunnelError('BAD_CONFIG', `the server's address ${TunnelError.from(error).detail ?? ''}`, {
       cause: error

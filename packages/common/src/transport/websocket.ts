@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream'
 import { WebSocket, type ClientOptions, type RawData } from 'ws'
 import { type Carrier, type CarrierEvents, MESSAGE_LIMIT_BYTES } from '../carrier.js'
 import { type ErrorCode, TunnelError, errorCodeOf, errors } from '../errors.js'
-import { receiveTurns } from '../fair-scheduler.js'
+import { receiveScheduler } from '../fair-scheduler.js'
 import { headroomOf, releaseMessage } from '../message-buffer.js'
 import { Queue } from '../queue.js'
 import { SlicedReads } from './sliced-reads.js'
@@ -78,7 +78,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
    * slice of a read, and before they are parsed the rest of that read, 16 KiB over TLS and 64 KiB without.
    */
   readonly #inbox = new Queue<Buffer>()
-  readonly #share = receiveTurns.share(() => this.#takeTurn())
+  readonly #share = receiveScheduler.share(() => this.#takeShare())
   /** The receiver has asked for a pause. */
   #paused = false
   /** We do not read the socket for now. */
@@ -177,7 +177,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
 
   /** Bulk over TLS is read in pieces of 16 KiB, a hundred in one turn: the first says all that the others would. */
   #socketOnBytes(): void {
-    const turn = receiveTurns.enter()
+    const turn = receiveScheduler.enter()
     if (turn === this.#bytesTurn) return
     this.#bytesTurn = turn
     this.emit('bytes')
@@ -187,7 +187,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     if (this.#over || this.#closing) return
     if (!isBinary) return this.close('PROTOCOL_ERROR', 'messages are binary')
     this.#reads.count()
-    if (!this.#paused && this.#inbox.length === 0 && !this.#share.isSpent)
+    if (!this.#paused && this.#inbox.length === 0 && !this.#share.isExhausted)
       return this.#receive(data as Buffer)
     this.#inbox.push(data as Buffer)
     this.#hold()
@@ -206,8 +206,8 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   }
 
   /** Delivers a share of what waits; when nothing is left, reads the socket again or reports the end. */
-  #takeTurn(): void {
-    while (!this.#over && !this.#closing && !this.#paused && !this.#share.isSpent) {
+  #takeShare(): void {
+    while (!this.#over && !this.#closing && !this.#paused && !this.#share.isExhausted) {
       const message = this.#inbox.shift()
       if (!message) break
       this.#receive(message)
@@ -225,7 +225,7 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
     if (this.#over || this.#closing) return
     this.#reads.count()
     this.#share.charge(1)
-    if (this.#share.isSpent) this.#hold()
+    if (this.#share.isExhausted) this.#hold()
     // `data` is a view of all that was read.
     this.#pong = Buffer.from(data)
     this.#sendPong()

@@ -1,6 +1,6 @@
 /**
- * A line: one link to one server, with the session on it. It outlives the connections under it and knows whether it
- * needs another one; who brings that is the keeper's business.
+ * A tunnel: one link to one server, with the session on it. It outlives the connections under it and knows whether it
+ * needs another one; who brings that is the manager's business.
  */
 import type { Carrier } from '../carrier.js'
 import type { Clock, Timer } from '../clock.js'
@@ -9,7 +9,7 @@ import { type LinkSelf, shakeHands } from '../link/handshake.js'
 import type { Link } from '../link/link.js'
 import type { Session } from '../mux/session.js'
 
-export type LineOptions = {
+export type TunnelOptions = {
   /** Id of the server at the other end. */
   server: string
   link: Link
@@ -19,8 +19,8 @@ export type LineOptions = {
   /** After this long a connection is replaced before somebody cuts it, in milliseconds; 0: never. */
   maxAgeMs: number
   random: () => number
-  /** Something happened that may mean work for the keeper. */
-  onChange: (line: Line) => void
+  /** Something happened that may mean work for the manager. */
+  onChange: (tunnel: Tunnel) => void
 }
 
 /** A connection that may live for less is replaced as if it were this, in milliseconds: not again and again at once. */
@@ -28,18 +28,18 @@ const LEFT_LEAST_MS = 1_000
 /** What a timer of Node holds: a connection that may live for longer is replaced after this time, too. */
 const TIMER_MOST_MS = 2 ** 31 - 1
 
-export class Line {
+export class Tunnel {
   readonly server: string
-  readonly slot: number
+  readonly connectionIndex: number
   readonly link: Link
   readonly session: Session
-  readonly #options: LineOptions
+  readonly #options: TunnelOptions
   /** The server takes no new streams here: it drains. */
   leaving = false
   /** Why it is over. */
   endedBy: TunnelError | undefined
   /** The carrier over which a handshake is under way: one at a time (docs/protocol.md §6). */
-  #asking: Carrier | undefined
+  #handshakeCarrier: Carrier | undefined
   /** The connection is old: it is to be replaced while it still works. */
   #stale = false
   /** Since when it has had no connection, or an old one. */
@@ -55,10 +55,10 @@ export class Line {
   #upAtMs = 0
   #livedMs = 0
 
-  constructor(options: LineOptions) {
+  constructor(options: TunnelOptions) {
     this.#options = options
     this.server = options.server
-    this.slot = options.self.slot
+    this.connectionIndex = options.self.connectionIndex
     this.link = options.link
     this.session = options.session
     this.#waitingSinceMs = options.clock.now()
@@ -90,7 +90,7 @@ export class Line {
 
   /** Another connection would be welcome: there is none, or it has grown old. */
   get wantsCarrier(): boolean {
-    return !this.over && !this.#asking && (!this.up || this.#stale)
+    return !this.over && !this.#handshakeCarrier && (!this.up || this.#stale)
   }
 
   /** How long both sides keep the streams while there is no connection, in milliseconds. */
@@ -99,10 +99,10 @@ export class Line {
   }
 
   /**
-   * Of two lines that want a connection: below 0 when this one is to have it first. Down before old, and the one that
+   * Of two tunnels that want a connection: below 0 when this one is to have it first. Down before old, and the one that
    * has waited longest before the others: so each gets a connection in turn.
    */
-  compareNeed(other: Line): number {
+  compareNeed(other: Tunnel): number {
     return Number(this.up) - Number(other.up) || this.#waitingSinceMs - other.#waitingSinceMs
   }
 
@@ -112,29 +112,29 @@ export class Line {
    */
   async attach(carrier: Carrier, { leftMs = Infinity }: { leftMs?: number } = {}): Promise<void> {
     const { self, clock } = this.#options
-    this.#asking = carrier
+    this.#handshakeCarrier = carrier
     this.#leftMs = leftMs
     try {
       const { resumeWindowMs } = await shakeHands(carrier, this.link, self, { clock })
       this.#resumeWindowMs = Math.min(this.link.limits.resumeWindowMs, resumeWindowMs)
     } finally {
-      this.#asking = undefined
+      this.#handshakeCarrier = undefined
       this.#replaceWithinMs = undefined
     }
   }
 
   /**
    * What its connection was made with has changed: it is replaced by another one, while it works, at a random moment
-   * within `withinMs`, because many lines are replaced for the same reason. A line that is down gets a new connection anyway.
+   * within `withinMs`, because many tunnels are replaced for the same reason. A tunnel that is down gets a new connection anyway.
    */
   replace(withinMs: number): void {
-    if (this.#asking) this.#replaceWithinMs = withinMs
-    else if (this.up) this.#growOld(withinMs * this.#options.random())
+    if (this.#handshakeCarrier) this.#replaceWithinMs = withinMs
+    else if (this.up) this.#replaceAfter(withinMs * this.#options.random())
   }
 
   close(reason: TunnelError): void {
     this.link.close(reason.code, reason.detail)
-    this.#asking?.close(reason.code, reason.detail)
+    this.#handshakeCarrier?.close(reason.code, reason.detail)
   }
 
   #linkOnUp(): void {
@@ -145,15 +145,15 @@ export class Line {
     this.#ageTimer?.cancel()
     this.#ageTimer = undefined
     const endMs = Math.min(maxAgeMs > 0 ? maxAgeMs : Infinity, Math.max(this.#leftMs, LEFT_LEAST_MS))
-    // Between 80 and 90 %: early enough to be done in time, and not all lines at once.
-    if (endMs < Infinity) this.#growOld(endMs * (0.8 + 0.1 * random()))
-    if (this.#replaceWithinMs !== undefined) this.#growOld(this.#replaceWithinMs * random())
+    // Between 80 and 90 %: early enough to be done in time, and not all tunnels at once.
+    if (endMs < Infinity) this.#replaceAfter(endMs * (0.8 + 0.1 * random()))
+    if (this.#replaceWithinMs !== undefined) this.#replaceAfter(this.#replaceWithinMs * random())
     this.#replaceWithinMs = undefined
     this.#changed()
   }
 
   /** After `wishedMs` at the latest. */
-  #growOld(wishedMs: number): void {
+  #replaceAfter(wishedMs: number): void {
     const { clock } = this.#options
     const ms = Math.min(wishedMs, TIMER_MOST_MS)
     const atMs = clock.now() + ms

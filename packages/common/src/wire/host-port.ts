@@ -7,7 +7,7 @@ import { isIPv4, isIPv6 } from 'node:net'
 import { TunnelError } from '../errors.js'
 
 /** `host` carries no brackets; `port` is 1 to 65535. */
-export type Authority = { host: string; port: number }
+export type HostPort = { host: string; port: number }
 
 /** Longest host accepted, in characters: one more than any DNS name, so that a full name with its dot passes. */
 export const HOST_LIMIT = 255
@@ -24,7 +24,7 @@ const QUOTE_LIMIT = 80
  * IPv4-mapped address stays mapped), without brackets.
  * @throws TunnelError BAD_TARGET for everything else: no port, zone id, user info, non-canonical IPv4, …
  */
-export function parseAuthority(text: string): Authority {
+export function parseHostPort(text: string): HostPort {
   const colon = text.lastIndexOf(':')
   if (text.startsWith('[') ? text[colon - 1] !== ']' : colon === -1) {
     throw bad(text, 'has no port, write host:port')
@@ -33,7 +33,7 @@ export function parseAuthority(text: string): Authority {
 }
 
 /** The reverse: puts IPv6 addresses in brackets. */
-export function formatAuthority({ host, port }: Authority): string {
+export function formatHostPort({ host, port }: HostPort): string {
   return isIPv6(host) ? `[${host}]:${port}` : `${host}:${port}`
 }
 

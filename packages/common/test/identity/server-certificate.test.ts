@@ -97,7 +97,11 @@ async function create(t: Test, first: Pair, options: Partial<AdmittedOptions> = 
       )
       const carrier = new WebSocketCarrier(websocket, socket)
       const leftMs = holdToServerCertificate(carrier, secured, admitted)
-      await shakeHands(carrier, link, { name: 'client', instance: Buffer.alloc(INSTANCE_BYTES), slot: 0 })
+      await shakeHands(carrier, link, {
+        name: 'client',
+        instance: Buffer.alloc(INSTANCE_BYTES),
+        connectionIndex: 0
+      })
       return leftMs
     },
     async send(text: string): Promise<void> {

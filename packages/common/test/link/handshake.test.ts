@@ -12,7 +12,7 @@ import {
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 
-const self = { name: 'pod-1', instance: Buffer.alloc(8, 7), slot: 2 }
+const self = { name: 'pod-1', instance: Buffer.alloc(8, 7), connectionIndex: 2 }
 const id = Buffer.alloc(16, 1)
 
 function welcome(changes: Partial<LinkWelcome> = {}): Buffer {

@@ -46,7 +46,12 @@ function hosting(options: Partial<LinkHostOptions<Peer>> = {}) {
 }
 
 function hello(changes: Partial<LinkHello> = {}): Buffer {
-  const fresh = { name: 'pod-1', instance: Buffer.alloc(8, 1), slot: 0, replayLimitBytes: 32 << 20 }
+  const fresh = {
+    name: 'pod-1',
+    instance: Buffer.alloc(8, 1),
+    connectionIndex: 0,
+    replayLimitBytes: 32 << 20
+  }
   return encodeHello({ ...fresh, ...changes })
 }
 
@@ -238,7 +243,7 @@ t.test('a client that leaves before it said anything leaves nothing', async t =>
   t.equal(carrier.listenerCount('message') + carrier.listenerCount('close'), 0)
 })
 
-t.test('the same process in the same slot makes its older link superfluous at once', async t => {
+t.test('the same process with the same connection index replaces its older link at once', async t => {
   const { ends, open, host } = hosting()
   const first = open()
 
@@ -281,12 +286,12 @@ t.test(
   }
 )
 
-t.test('other names, slots and identities are other clients', async t => {
+t.test('other names, connection indexes and identities are other clients', async t => {
   const { ends, open, host } = hosting()
   open()
 
   open({ name: 'pod-2' })
-  open({ slot: 1 })
+  open({ connectionIndex: 1 })
   open({}, { key: 'blue tendril://client/blue' })
 
   t.same(ends, [])
@@ -321,8 +326,8 @@ t.test(
     const asked: string[] = []
     const { open, say, links, clock, refused } = hosting({
       limits: { resumeWindowMs: 1_000 },
-      admit: ({ name, slot }, { key }) => {
-        asked.push(`${key} ${name} ${slot}`)
+      admit: ({ name, connectionIndex }, { key }) => {
+        asked.push(`${key} ${name} ${connectionIndex}`)
         return limit.acquire()
       }
     })

@@ -21,7 +21,7 @@ const MESSAGE_BYTES = 128 << 10
 /** Rate x (round trip + 250 ms) x 2, rounded up: what may be unacknowledged over this path. */
 const WINDOW_BYTES = 2 * MIB
 const UPLOADS = 64
-const self = { name: 'c', instance: Buffer.alloc(8, 1), slot: 0 }
+const self = { name: 'c', instance: Buffer.alloc(8, 1), connectionIndex: 0 }
 
 /** A server that dials and a client that answers: its targets swallow what they get, but for those that echo. */
 async function slowTunnel(limits: Partial<LinkLimits> = {}) {

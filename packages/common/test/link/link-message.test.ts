@@ -4,13 +4,13 @@ import { TunnelError } from '../../src/errors.js'
 import {
   LINK_ID_BYTES,
   NAME_LIMIT_BYTES,
-  NOTE_LIMIT_BYTES,
+  ANNOUNCEMENT_LIMIT_BYTES,
   decodeAnswer,
   decodeHello,
-  decodeNote,
+  decodeAnnouncement,
   decodeNumber,
   encodeHello,
-  encodeNote,
+  encodeAnnouncement,
   encodeNumber,
   encodeRefuse,
   encodeWelcome,
@@ -33,7 +33,7 @@ const welcome = hex(`81 01 01 00
 const refuse = hex('82 01 0025 6e6f')
 
 t.test('HELLO of a new link, byte for byte', async t => {
-  const meaning = { replayLimitBytes: 32 << 20, name: 'pod-1', instance, slot: 0 }
+  const meaning = { replayLimitBytes: 32 << 20, name: 'pod-1', instance, connectionIndex: 0 }
 
   t.same(encodeHello(meaning), newHello)
   t.strictSame(decodeHello(newHello), meaning)
@@ -45,7 +45,7 @@ t.test('HELLO of a resume, byte for byte', async t => {
     replayLimitBytes: 65_536,
     name: 'c',
     instance,
-    slot: 3
+    connectionIndex: 3
   }
 
   t.same(encodeHello(meaning), resumeHello)
@@ -73,12 +73,12 @@ t.test('REFUSE, byte for byte; a code of a later version reads as INTERNAL', asy
   t.strictSame(decodeAnswer(hex('82 01 ffff')), { refusal: { code: 'INTERNAL', text: '' } })
 })
 
-t.test('ACK, PING and PONG carry one number; a note is text', async t => {
+t.test('ACK, PING and PONG carry one number; an announcement is text', async t => {
   t.same(encodeNumber(linkType.ACK, 258), hex('83 0000000000000102'))
   t.equal(decodeNumber(hex('84 001fffffffffffff')), Number.MAX_SAFE_INTEGER)
-  t.same(encodeNote('{}'), hex('86 7b7d'))
-  t.equal(decodeNote(hex('86 7b7d')), '{}')
-  t.equal(decodeNote(hex('86')), '')
+  t.same(encodeAnnouncement('{}'), hex('86 7b7d'))
+  t.equal(decodeAnnouncement(hex('86 7b7d')), '{}')
+  t.equal(decodeAnnouncement(hex('86')), '')
 })
 
 t.test('the first byte says whose a message is', async t => {
@@ -134,7 +134,7 @@ t.test('another version is told apart from garbage', async t => {
   t.throws(() => decodeAnswer(newHello), { code: 'PROTOCOL_ERROR' })
 })
 
-t.test('names, notes and counts at their limits', async t => {
+t.test('names, announcements and counts at their limits', async t => {
   const named = (bytes: number): Buffer => {
     const message = Buffer.alloc(42 + bytes, 0x61)
     newHello.copy(message, 0, 0, 41)
@@ -146,8 +146,13 @@ t.test('names, notes and counts at their limits', async t => {
   t.equal(decodeHello(named(NAME_LIMIT_BYTES)).name.length, NAME_LIMIT_BYTES)
   t.throws(() => decodeHello(named(NAME_LIMIT_BYTES + 1)), { code: 'PROTOCOL_ERROR' })
 
-  t.equal(decodeNote(encodeNote('x'.repeat(NOTE_LIMIT_BYTES))).length, NOTE_LIMIT_BYTES)
-  t.throws(() => decodeNote(encodeNote('x'.repeat(NOTE_LIMIT_BYTES + 1))), { code: 'PROTOCOL_ERROR' })
+  t.equal(
+    decodeAnnouncement(encodeAnnouncement('x'.repeat(ANNOUNCEMENT_LIMIT_BYTES))).length,
+    ANNOUNCEMENT_LIMIT_BYTES
+  )
+  t.throws(() => decodeAnnouncement(encodeAnnouncement('x'.repeat(ANNOUNCEMENT_LIMIT_BYTES + 1))), {
+    code: 'PROTOCOL_ERROR'
+  })
 
   t.throws(() => decodeNumber(hex('83 0020000000000000')), { code: 'PROTOCOL_ERROR' }, 'a count of 2^53')
 })
@@ -175,9 +180,9 @@ t.test('whatever is encoded is decoded to the same', async () => {
       replayLimitBytes: word,
       name,
       instance: bytesOf(8),
-      slot: fc.nat({ max: 255 })
+      connectionIndex: fc.nat({ max: 255 })
     },
-    { requiredKeys: ['replayLimitBytes', 'name', 'instance', 'slot'] }
+    { requiredKeys: ['replayLimitBytes', 'name', 'instance', 'connectionIndex'] }
   )
   fc.assert(
     fc.property(hello, said => {
@@ -208,7 +213,7 @@ t.test('any bytes at all are decoded or refused with a TunnelError', async () =>
   const garbage = fc
     .tuple(first, fc.constantFrom(1, 1, 1, 2), fc.uint8Array({ maxLength: 120 }))
     .map(([type, version, rest]) => Buffer.from([type, version, ...rest]))
-  const decoders = [decodeHello, decodeAnswer, decodeNumber, decodeNote]
+  const decoders = [decodeHello, decodeAnswer, decodeNumber, decodeAnnouncement]
   fc.assert(
     fc.property(garbage, message =>
       decoders.every(decode => {

@@ -2,7 +2,7 @@ import t from 'tap'
 import { type ErrorCode, TunnelError, errors } from '../../src/errors.js'
 import { FairBudget } from '../../src/fair-budget.js'
 import { Link, type LinkOptions, type ResumeCounts } from '../../src/link/link.js'
-import { decodeNumber, encodeNote, encodeNumber, linkType } from '../../src/link/link-message.js'
+import { decodeNumber, encodeAnnouncement, encodeNumber, linkType } from '../../src/link/link-message.js'
 import { FakeCarrier } from '../support/fake-carrier.js'
 import { FakeClock } from '../support/fake-clock.js'
 
@@ -21,7 +21,7 @@ function linkUp(options: LinkOptions & { up?: boolean } = {}) {
   )
   link.on('down', error => events.push(`down ${error.code}`))
   link.on('close', error => events.push(`close ${error.code}`))
-  link.on('note', text => events.push(`note ${text}`))
+  link.on('announcement', text => events.push(`announcement ${text}`))
   const carrier = new FakeCarrier()
   if (options.up !== false) link.attach(carrier, FRESH)
   return { clock, link, carrier, events, got }
@@ -503,21 +503,24 @@ t.test('probe asks at once; drop gives the carrier up; both do nothing while dow
   t.same(events, ['up', 'down LINK_LOST'])
 })
 
-t.test('the last note is told on every carrier, before anything else', async t => {
+t.test('the last announcement is told on every carrier, before anything else', async t => {
   const { link } = linkUp({ up: false })
-  link.tell('early')
+  link.announce('early')
   link.send(text('a'))
   const first = attach(link)
-  t.same(first.sent[0], encodeNote('early'))
+  t.same(first.sent[0], encodeAnnouncement('early'))
   t.same(first.said, ['a'])
-  link.tell('later')
-  t.same(first.linkMessages(linkType.NOTE), [encodeNote('early'), encodeNote('later')])
+  link.announce('later')
+  t.same(first.linkMessages(linkType.ANNOUNCEMENT), [
+    encodeAnnouncement('early'),
+    encodeAnnouncement('later')
+  ])
   first.lose()
-  link.tell('latest')
+  link.announce('latest')
 
   const second = attach(link)
 
-  t.same(second.linkMessages(linkType.NOTE), [encodeNote('latest')])
+  t.same(second.linkMessages(linkType.ANNOUNCEMENT), [encodeAnnouncement('latest')])
   t.equal(link.received, 0)
 })
 
@@ -562,12 +565,12 @@ t.test('who asks and does not read makes nothing wait but the newest answer of e
   const { link, carrier, events } = linkUp()
   const before = carrier.sent.length
   carrier.full = true
-  link.tell('first')
+  link.announce('first')
   const full = carrier.sent.length
 
   for (let number = 1; number <= 1_000; number++) carrier.receive(encodeNumber(linkType.PING, number))
   for (let count = 0; count < 100; count++) carrier.receive(Buffer.alloc(2 << 20))
-  for (let count = 0; count < 100; count++) link.tell(`note ${count}`)
+  for (let count = 0; count < 100; count++) link.announce(`announcement ${count}`)
   for (let count = 0; count < 100; count++) link.probe()
 
   t.equal(full, before + 1)
@@ -575,8 +578,8 @@ t.test('who asks and does not read makes nothing wait but the newest answer of e
   carrier.drain()
   t.same(carrier.linkMessages(linkType.PONG).map(decodeNumber), [1_000])
   t.same(acksOf(carrier), [100])
-  t.equal(String(carrier.linkMessages(linkType.NOTE).at(-1)?.subarray(1)), 'note 99')
-  t.equal(carrier.sent.length, full + 4, 'PONG, ACK, NOTE and PING once each')
+  t.equal(String(carrier.linkMessages(linkType.ANNOUNCEMENT).at(-1)?.subarray(1)), 'announcement 99')
+  t.equal(carrier.sent.length, full + 4, 'PONG, ACK, ANNOUNCEMENT and PING once each')
   t.same(events, ['up'], 'nobody above was waiting')
 })
 
@@ -608,39 +611,42 @@ t.test('answers that wait are not for the next carrier', async t => {
   t.same(next.linkMessages(linkType.PONG), [])
 })
 
-t.test('of many notes the first is heard at once and the last a moment later', async t => {
+t.test('of many announcements the first is heard at once and the last a moment later', async t => {
   const { carrier, events, clock } = linkUp()
 
-  for (let count = 0; count < 1_000; count++) carrier.receive(encodeNote(`n${count}`))
-  t.same(events, ['up', 'note n0'])
+  for (let count = 0; count < 1_000; count++) carrier.receive(encodeAnnouncement(`n${count}`))
+  t.same(events, ['up', 'announcement n0'])
   clock.tick(250)
-  t.same(events, ['up', 'note n0', 'note n999'])
+  t.same(events, ['up', 'announcement n0', 'announcement n999'])
   clock.tick(1_000)
-  carrier.receive(encodeNote('later'))
+  carrier.receive(encodeAnnouncement('later'))
 
-  t.same(events, ['up', 'note n0', 'note n999', 'note later'])
+  t.same(events, ['up', 'announcement n0', 'announcement n999', 'announcement later'])
 })
 
-t.test('a note held back that its listener refuses ends the link, not the process', async t => {
+t.test('an announcement held back that its listener refuses ends the link, not the process', async t => {
   const { link, carrier, clock } = linkUp()
-  link.on('note', text => {
-    if (text === 'bad') throw new TunnelError('PROTOCOL_ERROR', 'a note is JSON')
+  link.on('announcement', text => {
+    if (text === 'bad') throw new TunnelError('PROTOCOL_ERROR', 'an announcement is JSON')
   })
 
-  carrier.receive(encodeNote('good'))
-  carrier.receive(encodeNote('bad'))
+  carrier.receive(encodeAnnouncement('good'))
+  carrier.receive(encodeAnnouncement('bad'))
   clock.tick(250)
 
-  t.match(carrier.ended, { by: 'close', error: { code: 'PROTOCOL_ERROR', detail: 'a note is JSON' } })
+  t.match(carrier.ended, {
+    by: 'close',
+    error: { code: 'PROTOCOL_ERROR', detail: 'an announcement is JSON' }
+  })
   t.equal(clock.pending, 0)
 })
 
-t.test('notes are heard and not counted', async t => {
+t.test('announcements are heard and not counted', async t => {
   const { link, carrier, events } = linkUp()
 
-  carrier.receive(encodeNote('{"members":[]}'))
+  carrier.receive(encodeAnnouncement('{"members":[]}'))
 
-  t.equal(events.at(-1), 'note {"members":[]}')
+  t.equal(events.at(-1), 'announcement {"members":[]}')
   t.equal(link.received, 0)
 })
 
@@ -660,21 +666,24 @@ t.test('what breaks a rule of the link ends it and says which', async t => {
   }
 })
 
-t.test('a listener of notes that throws ends the link, not the process', async t => {
+t.test('a listener of announcements that throws ends the link, not the process', async t => {
   const { link, carrier } = linkUp()
-  link.on('note', () => {
-    throw new TunnelError('PROTOCOL_ERROR', 'a note is JSON')
+  link.on('announcement', () => {
+    throw new TunnelError('PROTOCOL_ERROR', 'an announcement is JSON')
   })
 
-  carrier.receive(encodeNote('{'))
+  carrier.receive(encodeAnnouncement('{'))
 
-  t.match(carrier.ended, { by: 'close', error: { code: 'PROTOCOL_ERROR', detail: 'a note is JSON' } })
+  t.match(carrier.ended, {
+    by: 'close',
+    error: { code: 'PROTOCOL_ERROR', detail: 'an announcement is JSON' }
+  })
 })
 
 t.test('link messages of a later version are ignored', async t => {
   const { link, carrier } = linkUp()
 
-  for (let type = linkType.NOTE + 1; type <= 0xff; type++) carrier.receive(Buffer.from([type, 1, 2]))
+  for (let type = linkType.ANNOUNCEMENT + 1; type <= 0xff; type++) carrier.receive(Buffer.from([type, 1, 2]))
 
   t.equal(link.state, 'up')
   t.equal(link.received, 0)

@@ -9,7 +9,7 @@ import { memoryCarriers } from '../support/memory-carrier.js'
 import { POD, closeOf, never, turns, until } from '../support/sessions.js'
 
 const WINDOW_MS = 1_000
-const self = { name: 'c', instance: Buffer.alloc(8, 1), slot: 0 }
+const self = { name: 'c', instance: Buffer.alloc(8, 1), connectionIndex: 0 }
 
 /** Two sessions over a resumable link, and the way to break and mend it. */
 async function pair() {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { ArrivalQueue, alone } from '../../src/mux/receive-queue.js'
+import { ReceiveQueue, alone } from '../../src/mux/receive-queue.js'
 import { collectGarbage } from '../support/garbage.js'
 
 /** What `chunks` keep alive together, each piece of memory counted once. */
@@ -8,14 +8,14 @@ function pinned(chunks: Buffer[]): number {
   return [...new Set(chunks.map(chunk => chunk.buffer))].reduce((sum, memory) => sum + memory.byteLength, 0)
 }
 
-function drain(queue: ArrivalQueue): Buffer[] {
+function drain(queue: ReceiveQueue): Buffer[] {
   const chunks: Buffer[] = []
   for (let chunk; (chunk = queue.shift());) chunks.push(chunk)
   return chunks
 }
 
 t.test('a million chunks of one byte take the memory of a million bytes', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   const message = Buffer.alloc(1 << 16, 'abcdefgh')
   const before = process.memoryUsage().arrayBuffers
 
@@ -37,14 +37,14 @@ t.test('a million chunks of one byte take the memory of a million bytes', async 
 })
 
 t.test('a few bytes of a large message do not keep the message', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   for (let count = 0; count < 100; count++) queue.push(Buffer.alloc(1 << 20).subarray(0, 10))
 
   t.ok(pinned(drain(queue)) < 20_000)
 })
 
 t.test('a few bytes between large chunks do not keep a block of their own each', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   for (let count = 0; count < 100; count++) {
     queue.push(Buffer.allocUnsafeSlow(1))
     queue.push(Buffer.allocUnsafeSlow(1))
@@ -55,7 +55,7 @@ t.test('a few bytes between large chunks do not keep a block of their own each',
 })
 
 t.test('a small chunk between large ones does not keep the pool that others have filled since', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   const message = Buffer.allocUnsafeSlow(4 * 4090)
   for (let count = 0; count < 100; count++) {
     queue.push(message.subarray(0, 64))
@@ -71,7 +71,7 @@ t.test('a small chunk between large ones does not keep the pool that others have
 })
 
 t.test('a large part of a message is kept, not copied', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   const message = Buffer.allocUnsafeSlow(65_536)
 
   queue.push(message.subarray(8, 8 + 16_384))
@@ -97,7 +97,7 @@ t.test(
 )
 
 t.test('a chunk that was handed out never changes', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   queue.push(Buffer.from('one'))
   queue.push(Buffer.from('two'))
   const out = queue.shift()!
@@ -110,7 +110,7 @@ t.test('a chunk that was handed out never changes', async t => {
 })
 
 t.test('what was handed out is not kept alive by the queue', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   for (let count = 0; count < 100; count++) queue.push(Buffer.allocUnsafeSlow(1 << 20))
   await collectGarbage()
   const before = process.memoryUsage().arrayBuffers
@@ -123,7 +123,7 @@ t.test('what was handed out is not kept alive by the queue', async t => {
 })
 
 t.test('clear drops everything, and may be called twice', async t => {
-  const queue = new ArrivalQueue()
+  const queue = new ReceiveQueue()
   queue.push(Buffer.alloc(10))
   queue.push(Buffer.alloc(100_000))
 
@@ -148,7 +148,7 @@ t.test(
 
     fc.assert(
       fc.property(fc.array(step, { maxLength: 200, size: 'large' }), steps => {
-        const queue = new ArrivalQueue()
+        const queue = new ReceiveQueue()
         const said: Buffer[] = []
         const heard: Buffer[] = []
         for (const step of steps) {

@@ -1,6 +1,6 @@
 /** A message may hold a hundred thousand frames: they are read in turns, and nothing else about them is different. */
 import t from 'tap'
-import { SHARE_UNITS, TURN_UNITS, receiveTurns } from '../../src/fair-scheduler.js'
+import { SHARE_UNITS, TURN_UNITS, receiveScheduler } from '../../src/fair-scheduler.js'
 import { naiveFrame, naiveOpen } from '../support/naive-codec.js'
 import { closeOf, readAll, sessionAndPeer, turns, until } from '../support/sessions.js'
 
@@ -13,7 +13,7 @@ function counting(t: Parameters<typeof sessionAndPeer>[0]) {
   const pair = sessionAndPeer(t, {
     answers: true,
     onOpen: incoming => {
-      opened.push({ id: opened.length + 1, turn: receiveTurns.turn })
+      opened.push({ id: opened.length + 1, turn: receiveScheduler.turn })
       incoming.accept()
     }
   })
@@ -96,13 +96,13 @@ t.test('a megabyte of PINGs is answered once for each turn it takes', async t =>
     naiveFrame(PING, 0, Buffer.alloc(8)).copy(pings, at * 16)
     pings.writeUInt32BE(at, at * 16 + 8)
   }
-  const before = receiveTurns.turn
+  const before = receiveScheduler.turn
 
   peer.say(pings)
   const last = (count - 1).toString(16).padStart(8, '0')
   await until(() => peer.frames.some(frame => frame.opaque === `${last}00000000`))
 
-  const passed = receiveTurns.turn - before
+  const passed = receiveScheduler.turn - before
   t.ok(passed >= count / (TURN_UNITS + 2 * SHARE_UNITS), `${passed} turns`)
   t.ok(peer.frames.length <= passed + 2, `${peer.frames.length} answers`)
   t.equal(session.state, 'open')

@@ -22,7 +22,7 @@ t.test('without rules everything may be dialled that is not special', async t =>
   }
 })
 
-t.test('special ranges and all their disguises are denied, at their edges too', async t => {
+t.test('special ranges and all their embeddedForms are denied, at their edges too', async t => {
   const special: Record<string, string[]> = {
     loopback: ['127.0.0.0', '127.0.0.1', '127.255.255.255', '::1', '::ffff:127.0.0.1', '::ffff:7f00:1'],
     'link-local': ['169.254.0.0', '169.254.169.254', '169.254.255.255', 'fe80::', 'fe80::1', 'febf:ffff::1'],

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { contains, facesOf, readAddress } from '../../src/policy/networks.js'
+import { contains, addressFormsOf, readAddress } from '../../src/policy/networks.js'
 import { EXACT_NAME, RouteIndex } from '../../src/policy/route-index.js'
 import { type Route, plainName, readRoute } from '../../src/policy/routes.js'
 
@@ -19,7 +19,7 @@ function indexOf(texts: readonly string[]): RouteIndex<string> {
 function closenessOf(route: Route, host: string): number {
   const address = readAddress(host)
   if ('network' in route) {
-    return address && contains(route.network, facesOf(address)[0]) ? route.network.bits : -1
+    return address && contains(route.network, addressFormsOf(address)[0]) ? route.network.bits : -1
   }
   if (address) return -1
   const name = plainName(host)

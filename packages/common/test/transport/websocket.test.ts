@@ -15,7 +15,7 @@ import {
 } from '../../src/transport/websocket.js'
 import { SLICE_LEAST_BYTES } from '../../src/transport/sliced-reads.js'
 import { makeAuthority } from '../identity/fixtures.js'
-import { SHARE_UNITS, TURN_UNITS, receiveTurns } from '../../src/fair-scheduler.js'
+import { SHARE_UNITS, TURN_UNITS, receiveScheduler } from '../../src/fair-scheduler.js'
 import { allocMessage, holdMessage, releaseMessage } from '../../src/message-buffer.js'
 import { turns, until } from '../support/sessions.js'
 
@@ -303,7 +303,7 @@ for (const tls of [false, true]) {
     const [client, server] = await pair(t, { tls })
     const perTurn = new Map<number, number>()
     server.carrier.on('message', () => {
-      perTurn.set(receiveTurns.turn, (perTurn.get(receiveTurns.turn) ?? 0) + 1)
+      perTurn.set(receiveScheduler.turn, (perTurn.get(receiveScheduler.turn) ?? 0) + 1)
     })
     server.socket.pause()
     const total = 20_000
@@ -326,7 +326,7 @@ for (const tls of [false, true]) {
     const [client, server] = await pair(t, { tls })
     const parsed = new Map<number, number>()
     server.websocket.on('message', () => {
-      const turn = receiveTurns.enter()
+      const turn = receiveScheduler.enter()
       parsed.set(turn, (parsed.get(turn) ?? 0) + 1)
     })
     const total = 20_000

@@ -1,11 +1,16 @@
 /**
- * A city for the keeper: servers with real link hosts and sessions, joined in memory, behind doors that take as long
+ * A simulation for the manager: servers with real link hosts and sessions, joined in memory, behind endpoints that take as long
  * as a dial takes. Time is in the test's hands; chance is a seed.
  */
 import { createBackoff } from '../../src/backoff.js'
 import { TunnelError } from '../../src/errors.js'
-import { type Arrival, type Door, Keeper, type KeeperOptions } from '../../src/tunnel/tunnel-manager.js'
-import { Line } from '../../src/tunnel/tunnel.js'
+import {
+  type EstablishedConnection,
+  type Endpoint,
+  TunnelManager,
+  type TunnelManagerOptions
+} from '../../src/tunnel/tunnel-manager.js'
+import { Tunnel } from '../../src/tunnel/tunnel.js'
 import { LinkHost } from '../../src/link/host.js'
 import { Link, type LinkLimits } from '../../src/link/link.js'
 import { Session } from '../../src/mux/session.js'
@@ -55,7 +60,7 @@ export class Replica {
   }
 
   announce(members: readonly Replica[]): void {
-    for (const link of this.links) link.tell(JSON.stringify({ members: members.map(({ id }) => id) }))
+    for (const link of this.links) link.announce(JSON.stringify({ members: members.map(({ id }) => id) }))
   }
 
   drain(): void {
@@ -70,10 +75,10 @@ export class Replica {
   }
 }
 
-export type CityOptions = Partial<Omit<KeeperOptions, 'doors' | 'clock' | 'newLine'>> & {
+export type SimulationOptions = Partial<Omit<TunnelManagerOptions, 'endpoints' | 'clock' | 'newTunnel'>> & {
   seed?: number
-  /** Default: one server behind one door. */
-  doors?: (city: City) => Door[]
+  /** Default: one server behind one endpoint. */
+  endpoints?: (simulation: Simulation) => Endpoint[]
   servers?: number
   maxAgeMs?: number
   /** Servers tell who they are when the connection is made. Default true. */
@@ -81,9 +86,9 @@ export type CityOptions = Partial<Omit<KeeperOptions, 'doors' | 'clock' | 'newLi
   limits?: Partial<LinkLimits>
 }
 
-export type City = ReturnType<typeof createCity>
+export type Simulation = ReturnType<typeof createSimulation>
 
-export function createCity(options: CityOptions = {}) {
+export function createSimulation(options: SimulationOptions = {}) {
   const clock = new FakeClock()
   const random = seeded(options.seed ?? 1)
   const { limits = {}, named = true } = options
@@ -97,10 +102,10 @@ export function createCity(options: CityOptions = {}) {
   const state = { connecting: 0, open: 0 }
 
   /** A connection to `choose()`, after as long as that takes. */
-  const dial = (choose: () => Replica | undefined, signal: AbortSignal): Promise<Arrival> => {
+  const dial = (choose: () => Replica | undefined, signal: AbortSignal): Promise<EstablishedConnection> => {
     attempts.push(clock.now() - 1_000)
     state.connecting++
-    return new Promise<Arrival>((resolve, reject) => {
+    return new Promise<EstablishedConnection>((resolve, reject) => {
       const end = (act: () => void): void => {
         state.connecting--
         timer.cancel()
@@ -127,7 +132,7 @@ export function createCity(options: CityOptions = {}) {
     })
   }
 
-  const city = {
+  const simulation = {
     clock,
     random,
     replicas,
@@ -137,8 +142,8 @@ export function createCity(options: CityOptions = {}) {
     /** Connections under way or open. */
     busy: () => state.connecting + state.open,
     dial,
-    /** A door to one of the servers that are up, whichever. */
-    balancer: (name = 'balancer'): Door => ({
+    /** An endpoint to one of the servers that are up, whichever. */
+    balancer: (name = 'balancer'): Endpoint => ({
       name,
       connect: signal =>
         dial(() => {
@@ -146,8 +151,8 @@ export function createCity(options: CityOptions = {}) {
           return up[Math.floor(random() * up.length)]
         }, signal)
     }),
-    /** A door to one server only. */
-    door: (at: number, name = `door${at}`): Door => ({
+    /** An endpoint to one server only. */
+    endpoint: (at: number, name = `endpoint${at}`): Endpoint => ({
       name,
       single: true,
       connect: signal => dial(() => replicas[at], signal)
@@ -157,9 +162,10 @@ export function createCity(options: CityOptions = {}) {
       replicas.push(replica)
       return replica
     },
-    keeper: undefined as unknown as Keeper,
-    /** Servers with a line that is up, sorted. */
-    reached: () => [...new Set(city.keeper.lines.filter(({ up }) => up).map(({ server }) => server))].sort(),
+    manager: undefined as unknown as TunnelManager,
+    /** Servers with a tunnel that is up, sorted. */
+    reached: () =>
+      [...new Set(simulation.manager.tunnels.filter(({ up }) => up).map(({ server }) => server))].sort(),
     /** Lets time pass in small steps, and everything that follows from it happen. */
     async pass(ms: number, until: () => boolean = () => false): Promise<boolean> {
       const endMs = clock.now() + ms
@@ -180,30 +186,30 @@ export function createCity(options: CityOptions = {}) {
     },
     now: () => clock.now() - 1_000,
     async end(): Promise<void> {
-      city.keeper.stop(new TunnelError('DRAINING', 'the test ends'))
-      await city.pass(50)
-      await city.keeper.stopped
+      simulation.manager.stop(new TunnelError('DRAINING', 'the test ends'))
+      await simulation.pass(50)
+      await simulation.manager.stopped
       for (const replica of replicas) replica.kill()
     }
   }
-  city.keeper = new Keeper({
-    slots: 1,
+  simulation.manager = new TunnelManager({
+    connections: 1,
     newBackoff: () => createBackoff({ baseMs: 1_000, random }),
     log: { info: log('info'), warn: log('warn'), error: log('error'), debug: log('debug') },
     random,
     ...options,
     clock,
-    doors: options.doors?.(city) ?? [city.door(0)],
-    newLine: (server, slot, onChange) => {
+    endpoints: options.endpoints?.(simulation) ?? [simulation.endpoint(0)],
+    newTunnel: (server, connectionIndex, onChange) => {
       const link = new Link({ clock, limits })
       const session = new Session(link, { clock, onOpen: incoming => void incoming.accept() })
-      link.on('note', text =>
-        city.keeper.announced((JSON.parse(text) as { members: string[] }).members, server)
+      link.on('announcement', text =>
+        simulation.manager.announced((JSON.parse(text) as { members: string[] }).members, server)
       )
-      const self = { name: 'c', instance: Buffer.alloc(8, 1), slot }
+      const self = { name: 'c', instance: Buffer.alloc(8, 1), connectionIndex }
       const { maxAgeMs = 0 } = options
-      return new Line({ server, link, session, self, clock, maxAgeMs, random, onChange })
+      return new Tunnel({ server, link, session, self, clock, maxAgeMs, random, onChange })
     }
   })
-  return city
+  return simulation
 }

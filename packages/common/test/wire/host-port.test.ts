@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { TunnelError } from '../../src/errors.js'
-import { formatAuthority, HOST_LIMIT, parseAuthority } from '../../src/wire/host-port.js'
+import { formatHostPort, HOST_LIMIT, parseHostPort } from '../../src/wire/host-port.js'
 
 const label = 'a'.repeat(62)
 const longest = `${label}.${label}.${label}.${label}.${'b'.repeat(3)}`
@@ -72,23 +72,23 @@ const refused: [text: string, why: RegExp][] = [
 
 t.test('well formed authorities are split and put together again', async t => {
   for (const [text, host, port] of good) {
-    const authority = parseAuthority(text)
+    const authority = parseHostPort(text)
 
     t.same(authority, { host, port }, text)
-    t.equal(formatAuthority(authority), text)
+    t.equal(formatHostPort(authority), text)
   }
   t.equal(longest.length, HOST_LIMIT)
 })
 
 t.test('everything else is a bad target that says why', async t => {
   for (const [text, why] of refused) {
-    t.throws(() => parseAuthority(text), { code: 'BAD_TARGET', message: why }, JSON.stringify(text))
+    t.throws(() => parseHostPort(text), { code: 'BAD_TARGET', message: why }, JSON.stringify(text))
   }
 })
 
 t.test('a long refused target is cut in the sentence', async t => {
   try {
-    parseAuthority('/'.repeat(100_000) + ':80')
+    parseHostPort('/'.repeat(100_000) + ':80')
     t.fail('was accepted')
   } catch (error) {
     t.ok(error instanceof TunnelError && error.message.length < 200)
@@ -122,8 +122,8 @@ t.test('any text is either refused as a bad target or means the same when writte
   fc.assert(
     fc.property(texts, text => {
       try {
-        const authority = parseAuthority(text)
-        return formatAuthority(authority) === text
+        const authority = parseHostPort(text)
+        return formatHostPort(authority) === text
       } catch (error) {
         return error instanceof TunnelError && error.code === 'BAD_TARGET'
       }

@@ -29,7 +29,7 @@ export const MAX_PENDING = 2_048
 const KEEP_ALIVE_MS = 55_000
 
 /** How long a client that is told why it is closed may take to hear it when all closes, in milliseconds. */
-export const FAREWELL_MS = 1_000
+export const CLOSE_GRACE_MS = 1_000
 
 /** Stands for a peer where clients have their cluster: another server, which may ask for any. No cluster has this name. */
 export const EVERY_CLUSTER = '*'
@@ -111,7 +111,7 @@ export async function listenAcceptor(options: AcceptorOptions): Promise<Acceptor
 }
 
 /** One TCP connection on its way in. */
-type Arrival = { socket: Socket; timer: Timer; remoteAddress: string | undefined; key: string }
+type PendingConnection = { socket: Socket; timer: Timer; remoteAddress: string | undefined; key: string }
 
 class OpenAcceptor implements Acceptor {
   readonly #options: AcceptorOptions
@@ -132,9 +132,9 @@ class OpenAcceptor implements Acceptor {
   /** Clients that were handed over. */
   readonly #websockets = new Map<Socket, WebSocket>()
   /** Oldest first. */
-  readonly #pending = new Set<Arrival>()
-  /** From a finished handshake back to its arrival. Node shows no other link between the two sockets. */
-  readonly #handshakes = new Map<string, Arrival>()
+  readonly #pending = new Set<PendingConnection>()
+  /** From a finished handshake back to its pending connection. Node shows no other link between the two sockets. */
+  readonly #handshakes = new Map<string, PendingConnection>()
   #address: ListenAddress
   #closed: Promise<void> | undefined
 
@@ -206,7 +206,7 @@ class OpenAcceptor implements Acceptor {
     }
     for (const socket of this.#sockets) if (!isLeaving(socket)) socket.destroy()
     const timer = this.#clock.after(
-      FAREWELL_MS,
+      CLOSE_GRACE_MS,
       () => {
         for (const socket of this.#sockets) socket.destroy()
       },
@@ -224,16 +224,21 @@ class OpenAcceptor implements Acceptor {
 
   #serverOnConnection(socket: Socket): void {
     const timer = this.#clock.after(this.#handshakeTimeoutMs, () =>
-      this.#drop(arrival, 'handshake took too long')
+      this.#drop(connection, 'handshake took too long')
     )
-    const arrival: Arrival = { socket, timer, remoteAddress: socket.remoteAddress, key: keyOf(socket) }
-    this.#pending.add(arrival)
+    const connection: PendingConnection = {
+      socket,
+      timer,
+      remoteAddress: socket.remoteAddress,
+      key: keyOf(socket)
+    }
+    this.#pending.add(connection)
     this.#sockets.add(socket)
     // A connection that breaks here was nobody yet; `close` follows and cleans up.
     socket.on('error', () => {})
     socket.on('close', () => {
       this.#sockets.delete(socket)
-      this.#settle(arrival)
+      this.#settle(connection)
     })
     if (this.#pending.size > this.#maxPending) {
       const [oldest] = this.#pending
@@ -242,43 +247,43 @@ class OpenAcceptor implements Acceptor {
         this.#options.onPendingDropped?.()
       }
     }
-    if (this.#options.proxyProtocol === 'required') this.#readProxyHeader(arrival)
-    else this.#startTls(arrival)
+    if (this.#options.proxyProtocol === 'required') this.#readProxyHeader(connection)
+    else this.#startTls(connection)
   }
 
-  /** The arrival has become a client, or is gone. */
-  #settle(arrival: Arrival): void {
-    arrival.timer.cancel()
-    this.#pending.delete(arrival)
-    if (this.#handshakes.get(arrival.key) === arrival) this.#handshakes.delete(arrival.key)
+  /** The pending connection has become a client, or is gone. */
+  #settle(connection: PendingConnection): void {
+    connection.timer.cancel()
+    this.#pending.delete(connection)
+    if (this.#handshakes.get(connection.key) === connection) this.#handshakes.delete(connection.key)
   }
 
-  #drop(arrival: Arrival, why: string): void {
-    this.#log.debug({ remote: arrival.remoteAddress, reason: why }, 'connection dropped')
-    this.#settle(arrival)
-    arrival.socket.destroy()
+  #drop(connection: PendingConnection, why: string): void {
+    this.#log.debug({ remote: connection.remoteAddress, reason: why }, 'connection dropped')
+    this.#settle(connection)
+    connection.socket.destroy()
   }
 
-  #readProxyHeader(arrival: Arrival): void {
-    const { socket } = arrival
+  #readProxyHeader(connection: PendingConnection): void {
+    const { socket } = connection
     let received: Buffer = Buffer.alloc(0)
     const onData = (chunk: Buffer): void => {
       received = received.length === 0 ? chunk : Buffer.concat([received, chunk])
       try {
         const header = parseProxyHeader(received, this.#options.proxyHeaderLimitBytes)
         if (!header) return
-        arrival.remoteAddress = header.source?.host ?? arrival.remoteAddress
+        connection.remoteAddress = header.source?.host ?? connection.remoteAddress
         socket.off('data', onData)
         socket.off('end', onEnd)
         socket.pause()
         const rest = received.subarray(header.bytes)
         if (rest.length > 0) socket.unshift(rest)
-        this.#startTls(arrival)
+        this.#startTls(connection)
       } catch (error) {
-        const { remoteAddress: remote } = arrival
+        const { remoteAddress: remote } = connection
         this.#limitedLog.warn({ remote, err: error }, 'connection refused')
         this.#options.onRefused?.(TunnelError.from(error).code)
-        this.#drop(arrival, 'no PROXY header')
+        this.#drop(connection, 'no PROXY header')
       }
     }
     const onEnd = (): void => void socket.destroy()
@@ -286,22 +291,22 @@ class OpenAcceptor implements Acceptor {
     socket.on('end', onEnd)
   }
 
-  #startTls(arrival: Arrival): void {
-    this.#handshakes.set(arrival.key, arrival)
-    this.#tlsServer.emit('connection', arrival.socket)
+  #startTls(connection: PendingConnection): void {
+    this.#handshakes.set(connection.key, connection)
+    this.#tlsServer.emit('connection', connection.socket)
   }
 
   #tlsServerOnClientError(error: NodeJS.ErrnoException, socket: TLSSocket): void {
-    const arrival = this.#handshakes.get(keyOf(socket))
-    if (arrival) this.#drop(arrival, `no TLS handshake (${error.code ?? error.message})`)
+    const connection = this.#handshakes.get(keyOf(socket))
+    if (connection) this.#drop(connection, `no TLS handshake (${error.code ?? error.message})`)
   }
 
   /** Nothing of what a stranger sends is read before this said who it is. */
   #tlsServerOnSecure(socket: TLSSocket): void {
-    const arrival = this.#handshakes.get(keyOf(socket))
+    const connection = this.#handshakes.get(keyOf(socket))
     // Already gone: a reset socket has no other end any more.
-    if (!arrival) return void socket.destroy()
-    arrival.timer.cancel()
+    if (!connection) return void socket.destroy()
+    connection.timer.cancel()
     socket.on('error', () => {})
     let identity: Identity
     let cluster: string
@@ -315,14 +320,14 @@ class OpenAcceptor implements Acceptor {
       })
       cluster = this.#clusterOf(identity)
       const release = this.#options.admit?.(cluster)
-      if (release) arrival.socket.once('close', release)
+      if (release) connection.socket.once('close', release)
     } catch (error) {
       const refusal = TunnelError.from(error, 'CLIENT_NOT_IDENTIFIED')
       refuse(socket, refusal, this.#clock)
-      return this.#refused(arrival, refusal)
+      return this.#refused(connection, refusal)
     }
 
-    arrival.timer = this.#clock.after(this.#headerTimeoutMs, () => {
+    connection.timer = this.#clock.after(this.#headerTimeoutMs, () => {
       this.#upgrader.refuse(socket, { error: new TunnelError('HEADER_TIMEOUT') })
     })
     this.#upgrader.serve(socket, {
@@ -331,12 +336,12 @@ class OpenAcceptor implements Acceptor {
         this.connections < this.#maxConnections
           ? undefined
           : new TunnelError('OVERLOADED', `at most ${this.#maxConnections} clients at once`),
-      onRefused: error => this.#refused(arrival, error, cluster),
+      onRefused: error => this.#refused(connection, error, cluster),
       onUpgraded: (websocket, { headers }) => {
-        this.#settle(arrival)
-        this.#websockets.set(arrival.socket, websocket)
-        arrival.socket.on('close', () => this.#websockets.delete(arrival.socket))
-        const { remoteAddress } = arrival
+        this.#settle(connection)
+        this.#websockets.set(connection.socket, websocket)
+        connection.socket.on('close', () => this.#websockets.delete(connection.socket))
+        const { remoteAddress } = connection
         this.#options.onConnection({ websocket, socket, cluster, identity, remoteAddress, headers })
       }
     })
@@ -350,9 +355,9 @@ class OpenAcceptor implements Acceptor {
   }
 
   /** It stays pending until its socket is closed: those who read their refusal slowly count as well. */
-  #refused(arrival: Arrival, error: TunnelError, cluster?: string): void {
-    arrival.timer.cancel()
-    this.#limitedLog.warn({ remote: arrival.remoteAddress, cluster, err: error }, 'client refused')
+  #refused(connection: PendingConnection, error: TunnelError, cluster?: string): void {
+    connection.timer.cancel()
+    this.#limitedLog.warn({ remote: connection.remoteAddress, cluster, err: error }, 'client refused')
     this.#options.onRefused?.(error.code)
   }
 }

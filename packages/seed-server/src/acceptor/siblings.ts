@@ -14,7 +14,7 @@ import type { WebSocket } from 'ws'
 import { EVERY_CLUSTER, HEADER_LIMIT_BYTES } from './acceptor.js'
 import { CLUSTER_HEADER, Upgrader } from './upgrader.js'
 
-export type SiblingDoorOptions = {
+export type SiblingListenerOptions = {
   path: string
   /** Headers of the answer to an upgrade. */
   answerHeaders: Readonly<Record<string, string>>
@@ -23,13 +23,13 @@ export type SiblingDoorOptions = {
   clock?: Clock
 }
 
-export type SiblingDoor = {
+export type SiblingListener = {
   /** Ends every connection as well. Safe to call twice. */
   close(): Promise<void>
 }
 
 /** @throws TunnelError LISTEN_FAILED when the path cannot be had. */
-export async function listenSiblings(options: SiblingDoorOptions): Promise<SiblingDoor> {
+export async function listenSiblings(options: SiblingListenerOptions): Promise<SiblingListener> {
   const { path, answerHeaders, onConnection, clock = systemClock } = options
   const upgrader = new Upgrader({
     headerLimitBytes: HEADER_LIMIT_BYTES,

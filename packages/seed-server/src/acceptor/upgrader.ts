@@ -24,7 +24,7 @@ export type UpgraderOptions = {
 }
 
 /** A verified peer whose request is awaited. */
-export interface Applicant {
+export interface UpgradeRequest {
   /** The cluster its certificate is for. */
   readonly cluster: string
   /** The last question before the door opens: why not after all, or nothing. */
@@ -40,7 +40,7 @@ export class Upgrader {
   readonly #options: UpgraderOptions
   readonly #server: Server
   readonly #websockets: WebSocketServer
-  readonly #applicants = new WeakMap<Duplex, Applicant>()
+  readonly #upgradeRequests = new WeakMap<Duplex, UpgradeRequest>()
 
   constructor(options: UpgraderOptions) {
     this.#options = options
@@ -66,38 +66,38 @@ export class Upgrader {
     })
   }
 
-  /** Reads the request of this socket. One of the applicant's callbacks follows, unless the socket closes first. */
-  serve(socket: Socket, applicant: Applicant): void {
-    this.#applicants.set(socket, applicant)
+  /** Reads the request of this socket. One of the upgrade request's callbacks follows, unless the socket closes first. */
+  serve(socket: Socket, upgradeRequest: UpgradeRequest): void {
+    this.#upgradeRequests.set(socket, upgradeRequest)
     this.#server.emit('connection', socket)
   }
 
   /** Answers in place of the upgrade. Once per socket: a peer may have sent more requests than one. */
   refuse(socket: Duplex, { error, httpStatus }: Refusal): void {
-    const applicant = this.#applicants.get(socket)
-    if (!applicant) return
-    this.#applicants.delete(socket)
+    const upgradeRequest = this.#upgradeRequests.get(socket)
+    if (!upgradeRequest) return
+    this.#upgradeRequests.delete(socket)
     refuse(socket, error, this.#options.clock, httpStatus)
-    applicant.onRefused(error)
+    upgradeRequest.onRefused(error)
   }
 
   #serverOnUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const applicant = this.#applicants.get(socket)
-    if (!applicant) return void socket.destroy()
+    const upgradeRequest = this.#upgradeRequests.get(socket)
+    if (!upgradeRequest) return void socket.destroy()
     // Node takes its listeners away with the upgrade; without one an error would end the process.
     socket.on('error', () => {})
-    const objection = applicant.objection()
-    const refusal = objection ? { error: objection } : checkRequest(request, applicant.cluster)
+    const objection = upgradeRequest.objection()
+    const refusal = objection ? { error: objection } : checkRequest(request, upgradeRequest.cluster)
     if (refusal) return this.refuse(socket, refusal)
     this.#websockets.handleUpgrade(request, socket, head, websocket => {
-      this.#applicants.delete(socket)
-      applicant.onUpgraded(websocket, request)
+      this.#upgradeRequests.delete(socket)
+      upgradeRequest.onUpgraded(websocket, request)
     })
   }
 
   #serverOnClientError(error: NodeJS.ErrnoException, socket: Duplex): void {
     // Refused before: the parser stumbles over every further chunk, but a close now would eat the answer (refuse.ts).
-    if (!this.#applicants.has(socket)) return
+    if (!this.#upgradeRequests.has(socket)) return
     if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
     const { headerLimitBytes } = this.#options
     this.refuse(socket, {

@@ -3,7 +3,7 @@
  * kube-apiserver sets no deadline on a CONNECT, so this is the last place that can.
  */
 import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
-import { formatAuthority } from '@tendril/common/wire/host-port'
+import { formatHostPort } from '@tendril/common/wire/host-port'
 
 /**
  * The same Dial, settled after `timeoutMs` at the latest (DIAL_TIMEOUT), at once when the signal aborts
@@ -32,7 +32,7 @@ export function bounded(dial: Dial, clock: Clock): Dial {
       const onAbort = (): void => fail(TunnelError.from(signal.reason, 'DIAL_CANCELLED'))
       let late: TunnelError | undefined
       const timer = clock.after(timeoutMs, () => {
-        const reason = `${formatAuthority(target)} did not answer within ${timeoutMs} ms`
+        const reason = `${formatHostPort(target)} did not answer within ${timeoutMs} ms`
         const error = (late = new TunnelError('DIAL_TIMEOUT', reason))
         inner.abort(error)
         setImmediate(() => fail(error))

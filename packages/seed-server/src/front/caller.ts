@@ -13,7 +13,7 @@ import type { Log } from '@tendril/common/log'
 import type { LimitedLog } from '@tendril/common/log-limiter'
 import { resetSocket } from '@tendril/common/reset'
 import { splice } from '@tendril/common/splice'
-import { formatAuthority } from '@tendril/common/wire/host-port'
+import { formatHostPort } from '@tendril/common/wire/host-port'
 import { ESTABLISHED, refusal } from './answer.js'
 import { bounded } from './bound.js'
 import { type ConnectHead, ConnectParser } from './connect-head.js'
@@ -186,7 +186,7 @@ export class Caller {
     const socket = this.#socket
     const { front, clock, log, observer } = this.#options
     const cluster = this.#cluster
-    const fields = { cluster, remote: socket.remoteAddress, target: formatAuthority(target) }
+    const fields = { cluster, remote: socket.remoteAddress, target: formatHostPort(target) }
     this.#joined = true
     this.#stopReading()
     const early = this.#early.splice(0)

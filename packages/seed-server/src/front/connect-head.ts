@@ -4,7 +4,7 @@
  * its first byte.
  */
 import { type Target, TunnelError } from '@tendril/common'
-import { parseAuthority } from '@tendril/common/wire/host-port'
+import { parseHostPort } from '@tendril/common/wire/host-port'
 
 export type ConnectHead = {
   target: Target
@@ -109,7 +109,7 @@ function parseRequestLine(line: string): Target {
   // RFC 9112 §3.2.3: authority-form, where a URL is what other methods ask a proxy for (§3.2.2).
   if (authority.includes('://'))
     throw new TunnelError('BAD_TARGET', 'CONNECT asks for host:port, not for a URL')
-  return { proto: 'tcp', ...parseAuthority(authority) }
+  return { proto: 'tcp', ...parseHostPort(authority) }
 }
 
 function checkField(line: string): void {

@@ -86,7 +86,7 @@ export interface Front {
 }
 
 /** What is known of a connection before its caller is. */
-type Arrival = { socket: Socket; atMs: number; over: boolean }
+type PendingConnection = { socket: Socket; atMs: number; over: boolean }
 
 /**
  * Opens a front.
@@ -111,12 +111,12 @@ class OpenFront implements Front {
   readonly #log: Log
   readonly #server: Server
   readonly #unfollow: () => void
-  readonly #arrivals = new Set<Arrival>()
+  readonly #connections = new Set<PendingConnection>()
   /** Oldest first. */
-  readonly #pending = new Set<Arrival>()
+  readonly #pending = new Set<PendingConnection>()
   readonly #callers = new Map<Socket, Caller>()
-  /** TLS only: from a finished handshake back to its arrival. Node shows no other link between the two sockets. */
-  readonly #handshakes = new Map<string, Arrival>()
+  /** TLS only: from a finished handshake back to its pending connection. Node shows no other link between the two sockets. */
+  readonly #handshakes = new Map<string, PendingConnection>()
   /** TLS only. */
   readonly #admitted: AdmittedCertificates | undefined
   #address: ListenAddress
@@ -211,7 +211,7 @@ class OpenFront implements Front {
   }
 
   get connections(): number {
-    return this.#arrivals.size
+    return this.#connections.size
   }
 
   get pending(): number {
@@ -225,10 +225,10 @@ class OpenFront implements Front {
   async close(): Promise<void> {
     const stopped = this.#stop()
     // Node calls a server closed when its last socket is destroyed, a moment before those say so themselves.
-    const sockets = [...this.#callers.keys(), ...[...this.#arrivals].map(({ socket }) => socket)]
+    const sockets = [...this.#callers.keys(), ...[...this.#connections].map(({ socket }) => socket)]
     const gone = sockets.map(socket => new Promise(resolve => socket.once('close', resolve)))
     for (const caller of this.#callers.values()) caller.destroy()
-    for (const { socket } of this.#arrivals) socket.destroy()
+    for (const { socket } of this.#connections) socket.destroy()
     await Promise.all([stopped, ...gone])
   }
 
@@ -244,22 +244,22 @@ class OpenFront implements Front {
   }
 
   #serverOnConnection(socket: Socket): void {
-    if (this.#arrivals.size >= this.#maxConnections + OVERFLOW_CONNECTIONS) return void socket.destroy()
-    const over = this.#arrivals.size >= this.#maxConnections
-    const arrival: Arrival = { socket, atMs: this.#clock.now(), over }
-    this.#arrivals.add(arrival)
-    this.#pending.add(arrival)
+    if (this.#connections.size >= this.#maxConnections + OVERFLOW_CONNECTIONS) return void socket.destroy()
+    const over = this.#connections.size >= this.#maxConnections
+    const connection: PendingConnection = { socket, atMs: this.#clock.now(), over }
+    this.#connections.add(connection)
+    this.#pending.add(connection)
     socket.on('close', () => {
-      this.#arrivals.delete(arrival)
-      this.#pending.delete(arrival)
+      this.#connections.delete(connection)
+      this.#pending.delete(connection)
     })
     if (this.#pending.size > this.#maxPending) this.#dropOldestPending()
-    if (!this.#options.certificates) return void this.#admit(socket, arrival)
+    if (!this.#options.certificates) return void this.#admit(socket, connection)
 
     const peer = peerOf(socket)
-    this.#handshakes.set(peer, arrival)
+    this.#handshakes.set(peer, connection)
     socket.on('close', () => {
-      if (this.#handshakes.get(peer) === arrival) this.#handshakes.delete(peer)
+      if (this.#handshakes.get(peer) === connection) this.#handshakes.delete(peer)
     })
   }
 
@@ -277,10 +277,10 @@ class OpenFront implements Front {
 
   /** Nothing of what a stranger sends is read before this said who it is. */
   #tlsServerOnSecure(socket: TLSSocket, certificates: Certificates, allowed: AllowedCallers): void {
-    const arrival = this.#handshakes.get(peerOf(socket))
+    const connection = this.#handshakes.get(peerOf(socket))
     // Already gone: a reset socket has no peer any more.
-    if (!arrival) return void socket.destroy()
-    carriedBy(socket, arrival.socket)
+    if (!connection) return void socket.destroy()
+    carriedBy(socket, connection.socket)
     socket.allowHalfOpen = true
     let denied: TunnelError | undefined
     let identity: Identity | undefined
@@ -293,7 +293,7 @@ class OpenFront implements Front {
       denied = TunnelError.from(error, 'NOT_IDENTIFIED')
     }
     const serverName = typeof socket.servername === 'string' ? socket.servername : undefined
-    const caller = this.#admit(socket, arrival, serverName, denied)
+    const caller = this.#admit(socket, connection, serverName, denied)
     if (denied || !identity || !this.#admitted) return
     socket.once(
       'close',
@@ -301,12 +301,12 @@ class OpenFront implements Front {
     )
   }
 
-  #admit(socket: Socket, arrival: Arrival, serverName?: string, denied?: TunnelError): Caller {
-    const { atMs, over } = arrival
+  #admit(socket: Socket, connection: PendingConnection, serverName?: string, denied?: TunnelError): Caller {
+    const { atMs, over } = connection
     const caller = new Caller(socket, serverName, this.#caller)
     this.#callers.set(socket, caller)
     socket.once('close', () => this.#callers.delete(socket))
-    const onHead = (): void => void this.#pending.delete(arrival)
+    const onHead = (): void => void this.#pending.delete(connection)
     if (denied) caller.refuse(denied)
     else if (over)
       caller.refuse(new TunnelError('OVERLOADED', `at most ${this.#maxConnections} callers at once`))
@@ -316,16 +316,16 @@ class OpenFront implements Front {
 
   /** No handshake, no caller. Whoever spoke plain HTTP can still be told, in plain HTTP. */
   #tlsServerOnClientError(error: NodeJS.ErrnoException, socket: TLSSocket): void {
-    const arrival = this.#handshakes.get(peerOf(socket))
+    const connection = this.#handshakes.get(peerOf(socket))
     this.#log.debug({ remote: socket.remoteAddress, code: error.code }, 'no TLS handshake')
-    if (arrival && error.code !== undefined && SPOKE_HTTP.has(error.code)) {
+    if (connection && error.code !== undefined && SPOKE_HTTP.has(error.code)) {
       refuse(
-        arrival.socket,
+        connection.socket,
         new TunnelError('BAD_REQUEST', 'this looks like plain HTTP, but this front is TLS'),
         this.#clock
       )
     } else {
-      arrival?.socket.destroy()
+      connection?.socket.destroy()
     }
   }
 }

@@ -4,20 +4,20 @@
  */
 import { type Dial, TunnelError } from '@tendril/common'
 
-export type AnswerOptions = {
+export type ForwardedDialOptions = {
   /** Those configured here. A peer reaches no other. */
   clusters: readonly string[]
   /** Own clients of a cluster as a Dial. */
-  dialHere: (cluster: string) => Dial
+  dialLocal: (cluster: string) => Dial
 }
 
-/** Rejects with BAD_TARGET, UNKNOWN_CLUSTER, or as `dialHere` does: NO_CLIENT tells the peer to ask another. */
-export function createAnswer({ clusters, dialHere }: AnswerOptions): Dial {
+/** Rejects with BAD_TARGET, UNKNOWN_CLUSTER, or as `dialLocal` does: NO_CLIENT tells the peer to ask another. */
+export function createForwardedDial({ clusters, dialLocal }: ForwardedDialOptions): Dial {
   const known = new Set(clusters)
   return async ({ cluster, ...target }, options) => {
     if (cluster === undefined) throw new TunnelError('BAD_TARGET', 'a dial between servers names its cluster')
     if (!known.has(cluster))
       throw new TunnelError('UNKNOWN_CLUSTER', `${cluster} is not configured at this server`)
-    return dialHere(cluster)(target, options)
+    return dialLocal(cluster)(target, options)
   }
 }

@@ -56,8 +56,8 @@ class LeaseSource implements PeerSource {
   #listed = false
   /** By the name of the Lease. */
   readonly #known = new Map<string, Known>()
-  #tell: (addresses: readonly string[]) => void = () => {}
-  #told: string | undefined
+  #onAddresses: (addresses: readonly string[]) => void = () => {}
+  #announced: string | undefined
   #renewing: Promise<void> = Promise.resolve()
   #watching: Promise<void> = Promise.resolve()
   #left: Promise<void> | undefined
@@ -70,8 +70,8 @@ class LeaseSource implements PeerSource {
     this.#name = `tendril-${options.holder}`
   }
 
-  start(tell: (addresses: readonly string[]) => void, onFailure: () => void): void {
-    this.#tell = tell
+  start(onAddresses: (addresses: readonly string[]) => void, onFailure: () => void): void {
+    this.#onAddresses = onAddresses
     this.#renewing = this.#repeat(this.#leaving.signal, 'own lease not renewed, trying again', async () => {
       await this.#renew()
       this.#look()
@@ -167,15 +167,15 @@ class LeaseSource implements PeerSource {
     for (const [name, { address, version, changedAtMs }] of this.#known) {
       const ageMs = nowMs - changedAtMs
       if (ageMs < this.#durationMs && address !== undefined) addresses.push(address)
-      if (ageMs >= this.#durationMs * DURATIONS_KEPT) this.#bury(name, version)
+      if (ageMs >= this.#durationMs * DURATIONS_KEPT) this.#deleteExpired(name, version)
     }
-    const told = addresses.sort().join()
-    if (!this.#listed || told === this.#told || this.#over.signal.aborted) return
-    this.#told = told
-    this.#tell(addresses)
+    const announced = addresses.sort().join()
+    if (!this.#listed || announced === this.#announced || this.#over.signal.aborted) return
+    this.#announced = announced
+    this.#onAddresses(addresses)
   }
 
-  #bury(name: string, version: string): void {
+  #deleteExpired(name: string, version: string): void {
     this.#known.delete(name)
     this.#request(REQUEST_TIMEOUT_MS, this.#over.signal, (api, signal) =>
       api.remove(name, version, signal)
@@ -186,20 +186,20 @@ class LeaseSource implements PeerSource {
     )
   }
 
-  /** Does `act` again and again until the signal aborts; after failures with growing waits, each cause said once. */
+  /** Does `act` again and again until the signal aborts; after failures with growing waits, each cause logged once. */
   async #repeat(signal: AbortSignal, complaint: string, act: () => Promise<void>): Promise<void> {
     let backoff = createBackoff({ capMs: RETRY_CAP_MS })
-    let said: string | undefined
+    let logged: string | undefined
     while (!signal.aborted) {
       try {
         await act()
         backoff = createBackoff({ capMs: RETRY_CAP_MS })
-        said = undefined
+        logged = undefined
       } catch (error) {
         if (signal.aborted) return
         const reason = why(error)
-        if (reason !== said) this.#log.error({ reason }, complaint)
-        said = reason
+        if (reason !== logged) this.#log.error({ reason }, complaint)
+        logged = reason
         await this.#wait(backoff.delayAfter(0), signal)
       }
     }

@@ -1,12 +1,12 @@
 /**
- * The other replicas: a line to each of them, over which this server passes dials on, and the lines that they keep to
+ * The other replicas: a tunnel to each of them, over which this server passes dials on, and the tunnels that they keep to
  * this one. From both follows who the members are: the servers that a client should be connected to. How a peer is
  * reached, and where addresses come from, is told from outside.
  *
  * Siblings, the workers of one seed-server, are peers whose addresses are known beforehand. To the other replicas they
  * are behind one address, as servers are to clients behind a balancer: each tells the peers who dial it who they are.
  *
- *     source ──addresses──► keeper ──a line each──► forward (we dial)         members = self, and peers whose line
+ *     source ──addresses──► manager ──a tunnel each──► forward (we dial)         members = self, and peers whose tunnel
  *     acceptor ──a link──► answer (they dial)                                  is up and who are not leaving
  */
 import { randomBytes } from 'node:crypto'
@@ -22,25 +22,25 @@ import {
 } from '@tendril/common'
 import { createBackoff } from '@tendril/common/backoff'
 import type { BudgetShare } from '@tendril/common/fair-budget'
-import { type Arrival, Keeper } from '@tendril/common/tunnel/tunnel-manager'
-import { Line } from '@tendril/common/tunnel/tunnel'
+import { type EstablishedConnection, TunnelManager } from '@tendril/common/tunnel/tunnel-manager'
+import { Tunnel } from '@tendril/common/tunnel/tunnel'
 import { Link, type LinkLimits } from '@tendril/common/link/link'
 import { LinkDialer } from '@tendril/common/link/link-dialer'
 import { INSTANCE_BYTES } from '@tendril/common/link/link-message'
-import { readNote } from '@tendril/common/link/announcement'
+import { readAnnouncement } from '@tendril/common/link/announcement'
 import type { Log } from '@tendril/common/log'
-import { type AnswerOptions, createAnswer } from './forwarded-dial.js'
+import { type ForwardedDialOptions, createForwardedDial } from './forwarded-dial.js'
 import { type ForwardOptions, createForward } from './forward.js'
 import type { PeerSource } from './source.js'
 
-export type PeersOptions = AnswerOptions & {
+export type PeersOptions = ForwardedDialOptions & {
   /** Id of this server. */
   self: string
   source: PeerSource
   /** Addresses of siblings, each leading to one. Default none. */
   siblings?: readonly string[]
   /** One attempt to reach the server at an address. */
-  connect: (address: string, signal: AbortSignal) => Promise<Arrival>
+  connect: (address: string, signal: AbortSignal) => Promise<EstablishedConnection>
   /** The members are others than before; all of them, sorted. */
   onMembers: (members: readonly string[]) => void
   onAnswer?: ForwardOptions['onAnswer']
@@ -69,15 +69,15 @@ export class Peers {
   readonly #options: PeersOptions
   readonly #clock: Clock
   readonly #log: Log
-  readonly #keeper: Keeper
+  readonly #manager: TunnelManager
   /** To dials of siblings: out of the own clients. To those of other replicas: also out of the siblings'. */
   readonly #answers: { sibling: ReturnType<typeof serve>; replica: ReturnType<typeof serve> }
   readonly #instance = randomBytes(INSTANCE_BYTES)
-  /** By address: the release of its door. */
-  readonly #doors = new Map<string, () => void>()
+  /** By address: the release of its endpoint. */
+  readonly #endpoints = new Map<string, () => void>()
   /** Addresses that led back here. */
   readonly #own = new Set<string>()
-  readonly #dialers = new WeakMap<Line, LinkDialer>()
+  readonly #dialers = new WeakMap<Tunnel, LinkDialer>()
   /** Sessions in which others dial. */
   readonly #accepted = new Set<Session>()
   /** Links over which other replicas dial: they are told who the siblings are. */
@@ -92,18 +92,18 @@ export class Peers {
   readonly #waiting = new Set<() => void>()
   #draining = false
   #stopped = false
-  #told: readonly string[] = []
-  #tellTimer: Timer | undefined
+  #announcedMembers: readonly string[] = []
+  #announceTimer: Timer | undefined
 
   constructor(options: PeersOptions) {
-    const { clock = systemClock, log, onAnswer, dialHere } = options
+    const { clock = systemClock, log, onAnswer, dialLocal } = options
     this.#options = options
     this.#clock = clock
     this.#log = log
-    const views = (lines: readonly Line[]) =>
-      lines.flatMap(line => {
-        const dialer = this.#dialers.get(line)
-        return dialer ? [{ server: line.server, dial: dialer.dial, silent: dialer.silent }] : []
+    const views = (tunnels: readonly Tunnel[]) =>
+      tunnels.flatMap(tunnel => {
+        const dialer = this.#dialers.get(tunnel)
+        return dialer ? [{ server: tunnel.server, dial: dialer.dial, silent: dialer.silent }] : []
       })
     const dialSiblings = createForward({
       peers: () => views(this.#usable.filter(({ server }) => this.#siblings.has(server))),
@@ -111,16 +111,16 @@ export class Peers {
       ...(onAnswer && { onAnswer })
     })
     this.#answers = {
-      sibling: serve(createAnswer(options)),
-      replica: serve(createAnswer({ ...options, dialHere: nearest(dialHere, dialSiblings) }))
+      sibling: serve(createForwardedDial(options)),
+      replica: serve(createForwardedDial({ ...options, dialLocal: nearest(dialLocal, dialSiblings) }))
     }
-    this.#keeper = new Keeper({
-      doors: [],
-      slots: 1,
-      newLine: (server, slot, onChange) => this.#newLine(server, slot, onChange),
+    this.#manager = new TunnelManager({
+      endpoints: [],
+      connections: 1,
+      newTunnel: (server, connectionIndex, onChange) => this.#newTunnel(server, connectionIndex, onChange),
       newBackoff: () => createBackoff({ capMs: BACKOFF_CAP_MS }),
       clock,
-      onEnd: () => this.#wakeWaiting(),
+      onEnd: () => this.#notifyWaiting(),
       // Attempts are for debugging; who came and who went is said here.
       log: {
         debug: (fields, message) => log.debug(fields, message),
@@ -134,7 +134,7 @@ export class Peers {
       clock,
       ...(onAnswer && { onAnswer })
     })
-    this.#told = this.members
+    this.#announcedMembers = this.members
   }
 
   /** Ids of all servers that take new work, this one included. */
@@ -143,21 +143,21 @@ export class Peers {
     return [...new Set(this.#draining ? others : [this.#options.self, ...others])].sort()
   }
 
-  /** Peers whose line is up. */
+  /** Peers whose tunnel is up. */
   get up(): number {
-    return this.#keeper.lines.filter(({ up }) => up).length
+    return this.#manager.tunnels.filter(({ up }) => up).length
   }
 
   /** Sessions to and from peers: a drain waits for their streams. */
   get sessions(): readonly Session[] {
-    return [...this.#keeper.lines.map(({ session }) => session), ...this.#accepted]
+    return [...this.#manager.tunnels.map(({ session }) => session), ...this.#accepted]
   }
 
   start(): void {
     for (const address of this.#options.siblings ?? []) this.#open(address, true)
     const onSourceAsked = (): void => {
       this.#sourceAsked = true
-      this.#wakeWaiting()
+      this.#notifyWaiting()
     }
     this.#options.source.start(addresses => {
       this.#found(addresses)
@@ -186,15 +186,15 @@ export class Peers {
   }
 
   get #firstAttemptsMade(): boolean {
-    const { doors, lines } = this.#keeper
-    const opening = lines.some(({ up, session }) => up && session.state === 'greeting')
-    const tried = doors.every(
+    const { endpoints, tunnels } = this.#manager
+    const opening = tunnels.some(({ up, session }) => up && session.state === 'greeting')
+    const tried = endpoints.every(
       ({ name, up, lastError }) => up || lastError !== undefined || this.#own.has(name)
     )
     return this.#sourceAsked && tried && !opening
   }
 
-  #wakeWaiting(): void {
+  #notifyWaiting(): void {
     for (const look of [...this.#waiting]) look()
   }
 
@@ -212,12 +212,12 @@ export class Peers {
     this.#accepted.add(session)
     if (!sibling && this.#options.siblings) {
       this.#replicas.add(link)
-      link.tell(this.#siblingsNote())
+      link.announce(this.#siblingsAnnouncement())
     }
     session.on('open', () => {
       log.debug('peer dials here')
       // It is there: whoever waits before trying again to reach it need not.
-      this.#keeper.nudge()
+      this.#manager.retryNow()
     })
     session.on('close', error => {
       this.#accepted.delete(session)
@@ -233,28 +233,28 @@ export class Peers {
     this.#draining = true
     for (const session of this.#accepted) session.drain('DRAINING', 'the server stops')
     void this.#options.source.leave()
-    this.#tell()
+    this.#announceMembers()
   }
 
-  /** The certificate shown to replicas has changed: see `Keeper.renew`. */
+  /** The certificate shown to replicas has changed: see `TunnelManager.renew`. */
   renew(withinMs: number): void {
-    this.#keeper.renew(withinMs)
+    this.#manager.renew(withinMs)
   }
 
-  /** Ends all lines. Safe to call twice. */
+  /** Ends all tunnels. Safe to call twice. */
   async stop(): Promise<void> {
     this.#stopped = true
-    this.#wakeWaiting()
-    this.#tellTimer?.cancel()
+    this.#notifyWaiting()
+    this.#announceTimer?.cancel()
     await this.#options.source.stop()
-    this.#keeper.stop(new TunnelError('DRAINING', 'the server stops'))
+    this.#manager.stop(new TunnelError('DRAINING', 'the server stops'))
     for (const session of this.#accepted) session.close('DRAINING', 'the server stops')
-    await this.#keeper.stopped
+    await this.#manager.stopped
   }
 
   /** Lines over which a dial can go out now. */
-  get #usable(): Line[] {
-    return this.#keeper.lines.filter(
+  get #usable(): Tunnel[] {
+    return this.#manager.tunnels.filter(
       ({ up, leaving, session }) =>
         up && !leaving && session.state !== 'greeting' && session.state !== 'closed'
     )
@@ -262,46 +262,46 @@ export class Peers {
 
   #found(addresses: readonly string[]): void {
     for (const address of this.#own) if (!addresses.includes(address)) this.#own.delete(address)
-    for (const [address, release] of this.#doors) {
+    for (const [address, release] of this.#endpoints) {
       if (addresses.includes(address)) continue
-      this.#doors.delete(address)
+      this.#endpoints.delete(address)
       release()
     }
     for (const address of addresses)
-      if (!this.#doors.has(address) && !this.#own.has(address)) this.#open(address)
+      if (!this.#endpoints.has(address) && !this.#own.has(address)) this.#open(address)
   }
 
   #open(address: string, sibling = false): void {
     const shared = this.#shared
     /** Servers that it led to. */
     const led = new Set<string>()
-    const release = this.#keeper.open({
+    const release = this.#manager.open({
       name: address,
       get single() {
         return sibling || ![...led].some(server => shared.has(server))
       },
       connect: async signal => {
-        const arrival = await this.#options.connect(address, signal)
-        if (arrival.server !== this.#options.self) {
-          const { server = address } = arrival
+        const connection = await this.#options.connect(address, signal)
+        if (connection.server !== this.#options.self) {
+          const { server = address } = connection
           led.add(server)
           if (sibling) this.#siblings.add(server)
-          return arrival
+          return connection
         }
         // Not tried again: an address is a replica's own, and this one lives as long as this process. Siblings are
         // reached without it.
-        arrival.carrier.close('CLOSED', 'a server is no peer of its own')
+        connection.carrier.close('CLOSED', 'a server is no peer of its own')
         this.#own.add(address)
-        this.#doors.delete(address)
+        this.#endpoints.delete(address)
         release()
-        this.#wakeWaiting()
+        this.#notifyWaiting()
         throw new TunnelError('CLOSED', `${address} is this server itself`)
       }
     })
-    if (!sibling) this.#doors.set(address, release)
+    if (!sibling) this.#endpoints.set(address, release)
   }
 
-  #newLine(server: string, slot: number, onChange: (line: Line) => void): Line {
+  #newTunnel(server: string, connectionIndex: number, onChange: (tunnel: Tunnel) => void): Tunnel {
     const { self, link: limits, session: sessionLimits, replayBudget, sessionBudget } = this.#options
     const log = this.#log.child({ peer: server.slice(0, 8) })
     const clock = this.#clock
@@ -314,37 +314,37 @@ export class Peers {
     link.on('up', ({ first, downMs }) => {
       if (first) log.info('peer connected')
       else log.info({ downMs: Math.round(downMs) }, 'peer connected again')
-      this.#tellSoon()
+      this.#announceSoon()
     })
     link.on('down', ({ code, message: reason }) => {
       log.warn({ code, reason, streams: session.streamCount }, 'peer lost, dialling again')
-      this.#tellSoon()
+      this.#announceSoon()
     })
-    link.on('note', text => {
-      const { members } = readNote(text)
+    link.on('announcement', text => {
+      const { members } = readAnnouncement(text)
       if (!members) return
       this.#shared.add(server)
-      this.#keeper.announced(
+      this.#manager.announced(
         members.filter(id => id !== self),
         server
       )
     })
-    session.on('open', () => this.#tellSoon())
+    session.on('open', () => this.#announceSoon())
     session.on('goaway', ({ message: reason }) => {
       log.info({ reason }, 'peer drains')
-      this.#tellSoon()
+      this.#announceSoon()
     })
     session.on('close', ({ code, message: reason }) => {
       this.#siblings.delete(server)
       this.#shared.delete(server)
       log.info({ code, reason }, 'peer gone')
-      this.#tellSoon()
+      this.#announceSoon()
     })
-    const line = new Line({
+    const tunnel = new Tunnel({
       server,
       link,
       session,
-      self: { name: self, instance: this.#instance, slot },
+      self: { name: self, instance: this.#instance, connectionIndex },
       clock,
       maxAgeMs: 0,
       random: Math.random,
@@ -354,29 +354,29 @@ export class Peers {
       if (responsive) log.info('peer responds again')
       else log.warn('peer does not respond, others are asked')
     }
-    this.#dialers.set(line, new LinkDialer(link, session.dial, { clock, onResponsive }))
-    return line
+    this.#dialers.set(tunnel, new LinkDialer(link, session.dial, { clock, onResponsive }))
+    return tunnel
   }
 
-  #tellSoon(): void {
-    this.#wakeWaiting()
-    this.#tellTimer ??= this.#clock.after(MEMBERS_DELAY_MS, () => this.#tell())
+  #announceSoon(): void {
+    this.#notifyWaiting()
+    this.#announceTimer ??= this.#clock.after(MEMBERS_DELAY_MS, () => this.#announceMembers())
   }
 
-  #tell(): void {
-    this.#tellTimer?.cancel()
-    this.#tellTimer = undefined
+  #announceMembers(): void {
+    this.#announceTimer?.cancel()
+    this.#announceTimer = undefined
     const { members } = this
-    if (members.join() === this.#told.join()) return
-    this.#told = members
+    if (members.join() === this.#announcedMembers.join()) return
+    this.#announcedMembers = members
     this.#log.info({ members: members.length }, 'members changed')
-    const note = this.#siblingsNote()
-    for (const link of this.#replicas) link.tell(note)
+    const announcement = this.#siblingsAnnouncement()
+    for (const link of this.#replicas) link.announce(announcement)
     this.#options.onMembers(members)
   }
 
   /** docs/protocol.md §6.5: who is behind the address of this server. */
-  #siblingsNote(): string {
+  #siblingsAnnouncement(): string {
     return JSON.stringify({
       members: this.members.filter(id => id === this.#options.self || this.#siblings.has(id))
     })
@@ -385,12 +385,12 @@ export class Peers {
 
 /** The own clients, and those of siblings where these cannot: one hop more at most, as siblings answer from theirs. */
 function nearest(
-  dialHere: (cluster: string) => Dial,
+  dialLocal: (cluster: string) => Dial,
   dialSiblings: (cluster: string) => Dial
 ): (cluster: string) => Dial {
   return cluster => async (target, options) => {
     try {
-      return await dialHere(cluster)(target, options)
+      return await dialLocal(cluster)(target, options)
     } catch (error) {
       const own = TunnelError.from(error)
       if (!own.retryable) throw own

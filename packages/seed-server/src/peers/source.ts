@@ -6,14 +6,14 @@
 import { type Clock, type Timer, TunnelError, systemClock } from '@tendril/common'
 import type { Log } from '@tendril/common/log'
 import { type Resolve, createResolve } from '@tendril/common/resolve'
-import { formatAuthority } from '@tendril/common/wire/host-port'
+import { formatHostPort } from '@tendril/common/wire/host-port'
 
 export interface PeerSource {
   /**
    * Tells all addresses (`host:port`) there are, now or soon, and again when they change. Calls `onFailure` each time that
    * it could not find them out, and tries again.
    */
-  start(tell: (addresses: readonly string[]) => void, onFailure: () => void): void
+  start(onAddresses: (addresses: readonly string[]) => void, onFailure: () => void): void
   /** This server leaves: whoever asks the source finds it no longer. What the source says about others stays true. */
   leave(): Promise<void>
   /** Tells nothing from here on. Safe to call twice. */
@@ -21,7 +21,7 @@ export interface PeerSource {
 }
 
 export function staticSource(addresses: readonly string[]): PeerSource {
-  return { start: tell => tell(addresses), leave: async () => {}, stop: async () => {} }
+  return { start: onAddresses => onAddresses(addresses), leave: async () => {}, stop: async () => {} }
 }
 
 export type DnsSourceOptions = {
@@ -42,26 +42,29 @@ export function dnsSource(options: DnsSourceOptions): PeerSource {
   const resolve = options.resolve ?? createResolve()
   const over = new AbortController()
   let timer: Timer | undefined
-  let told: string | undefined
+  let logged: string | undefined
 
-  const ask = async (tell: (addresses: readonly string[]) => void, onFailure: () => void): Promise<void> => {
+  const ask = async (
+    onAddresses: (addresses: readonly string[]) => void,
+    onFailure: () => void
+  ): Promise<void> => {
     try {
       const hosts = await resolve(host, over.signal)
       if (over.signal.aborted) return
-      told = undefined
-      tell([...hosts].sort().map(host => formatAuthority({ host, port })))
+      logged = undefined
+      onAddresses([...hosts].sort().map(host => formatHostPort({ host, port })))
     } catch (error) {
       if (over.signal.aborted) return
       // What was known stays: links live on while DNS does not.
       const { message } = TunnelError.from(error)
-      if (message !== told) log.warn({ name: host, reason: message }, 'peers not resolved, asking again')
-      told = message
+      if (message !== logged) log.warn({ name: host, reason: message }, 'peers not resolved, asking again')
+      logged = message
       onFailure()
     }
-    timer = clock.after(intervalMs, () => void ask(tell, onFailure))
+    timer = clock.after(intervalMs, () => void ask(onAddresses, onFailure))
   }
   return {
-    start: (tell, onFailure) => void ask(tell, onFailure),
+    start: (onAddresses, onFailure) => void ask(onAddresses, onFailure),
     leave: async () => {},
     async stop() {
       over.abort(new TunnelError('CLOSED', 'stopped'))

@@ -36,7 +36,7 @@ export type RegistryObserver = {
 export type RegistryOptions = {
   clock?: Clock
   /** The other replicas as a Dial. Rejects with NO_CLIENT when none of them has a client either. */
-  elsewhere?: ((cluster: string) => Dial) | undefined
+  dialRemote?: ((cluster: string) => Dial) | undefined
   observer?: RegistryObserver
   /** Different routes that the links of a client (`Client.owner`) have together; what exceeds them is ignored. Default: any. */
   routesPerClient?: (cluster: string) => number
@@ -121,7 +121,7 @@ export class Registry extends EventEmitter<RegistryEvents> {
 
   /** The clients of the cluster are not what they were: dials that wait look again. */
   changed(cluster: string): void {
-    for (const wake of [...this.#cluster(cluster).waiting]) wake()
+    for (const notify of [...this.#cluster(cluster).waiting]) notify()
   }
 
   /** The clients of one cluster, or all, in no order. */
@@ -158,7 +158,7 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   /** The same for another replica that asks: out of the clients that are here now, without waiting, and no further. */
-  dialHere(cluster: string): Dial {
+  dialLocal(cluster: string): Dial {
     return this.#counted(cluster, (target, options) => this.#search(cluster, target, options).runOnce())
   }
 
@@ -197,7 +197,7 @@ export class Registry extends EventEmitter<RegistryEvents> {
       cluster,
       index: entry.index,
       isArriving: () => entry.arriving > 0,
-      remote: this.#options.elsewhere?.(cluster),
+      remote: this.#options.dialRemote?.(cluster),
       change: (ms, signal) => this.#change(entry, ms, signal),
       onFailover: code => this.#observer?.failedOver({ cluster, code }),
       clock: this.#clock

@@ -19,12 +19,12 @@ import type { Answers, Begin, FromWorker, Question, ToWorker } from './worker-me
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => {})
 tuneHeap()
 giveMemoryBack()
-// The house comes after, as in main.ts.
+// The server comes after, as in main.ts.
 const { Server } = await import('../server.js')
-process.once('message', (word: ToWorker) => {
-  if ('begin' in word) void serve(word.begin)
+process.once('message', (message: ToWorker) => {
+  if ('begin' in message) void serve(message.begin)
 })
-void tell({ here: true })
+void send({ here: true })
 
 async function serve({ config, version, own, siblings }: Begin): Promise<void> {
   process.on('exit', () => {
@@ -35,8 +35,8 @@ async function serve({ config, version, own, siblings }: Begin): Promise<void> {
   const metrics = createMetrics({ program: 'seed-server', version })
   const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
   process.once('exit', () => log.flush())
-  const { admin: _, ...house } = config
-  const server = new Server(house, { log, metrics, siblings: { own, others: siblings } })
+  const { admin: _, ...serverConfig } = config
+  const server = new Server(serverConfig, { log, metrics, siblings: { own, others: siblings } })
   const { clusters } = config
   const answers: { [Q in Question]: () => Answers[Q] | Promise<Answers[Q]> } = {
     ready: () => readiness({ clusters, clientsOf: cluster => server.clientsOf(cluster) }),
@@ -44,30 +44,30 @@ async function serve({ config, version, own, siblings }: Begin): Promise<void> {
     alive: () => true as const
   }
   const starting = server.start()
-  process.on('message', (word: ToWorker) => {
-    if ('stop' in word) void starting.catch(() => {}).then(() => server.stop())
-    if ('ask' in word) {
-      const { ask, number } = word
-      void Promise.resolve(answers[ask]()).then(answer => tell({ answer, number }))
+  process.on('message', (message: ToWorker) => {
+    if ('stop' in message) void starting.catch(() => {}).then(() => server.stop())
+    if ('ask' in message) {
+      const { ask, number } = message
+      void Promise.resolve(answers[ask]()).then(answer => send({ answer, number }))
     }
   })
   try {
     await starting
-    await tell({ started: { id: server.id } })
+    await send({ started: { id: server.id } })
     await server.closed
   } catch (error) {
     const { code, detail } = TunnelError.from(error)
     process.exitCode = EXIT.failed
     await server.stop()
-    await tell({ failed: { code, detail } })
+    await send({ failed: { code, detail } })
   }
   cluster.worker?.disconnect()
 }
 
 /** Resolves when it is sent, or cannot be: then there is nobody to tell. */
-function tell(word: FromWorker): Promise<void> {
+function send(message: FromWorker): Promise<void> {
   return new Promise(resolve => {
     if (!process.connected) resolve()
-    else process.send?.(word, undefined, undefined, () => resolve())
+    else process.send?.(message, undefined, undefined, () => resolve())
   })
 }

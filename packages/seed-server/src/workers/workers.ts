@@ -16,7 +16,7 @@ import { fileURLToPath } from 'node:url'
 import { type Timer, TunnelError, systemClock } from '@tendril/common'
 import { type Admin, type Readiness, createAdmin } from '@tendril/common/admin/admin-listener'
 import { type Backoff, createBackoff } from '@tendril/common/backoff'
-import type { House } from '@tendril/common/command'
+import type { Service } from '@tendril/common/command'
 import type { Log } from '@tendril/common/log'
 import type { Metrics } from '@tendril/common/metrics'
 import type { SeedConfig } from '../config.js'
@@ -55,7 +55,7 @@ type Place = {
 
 export type WorkersOptions = { count: number; version: string; log: Log; metrics: Metrics }
 
-export class Workers implements House {
+export class Workers implements Service {
   readonly closed: Promise<void>
   readonly #config: SeedConfig
   readonly #options: WorkersOptions
@@ -153,7 +153,7 @@ export class Workers implements House {
         if (!worker || worker.isDead()) return
         const gone = new Promise(resolve => worker.once('exit', resolve))
         if (signal) worker.process.kill(signal)
-        else say(worker, { stop: true })
+        else send(worker, { stop: true })
         await gone
       })
     )
@@ -183,13 +183,13 @@ export class Workers implements House {
     // Its channel broke: its end follows.
     worker.on('error', error => this.#log.debug({ err: error, pid }, 'worker not reached'))
     return new Promise((resolve, reject) => {
-      worker.on('message', (word: FromWorker) => {
+      worker.on('message', (message: FromWorker) => {
         // Nobody would tell it to stop any more.
-        if ('here' in word) return this.#stopping ? void child.kill('SIGKILL') : say(worker, { begin })
-        if ('answer' in word) return this.#questions.get(word.number)?.(word.answer)
-        if ('failed' in word)
-          return void (place.failure = new TunnelError(word.failed.code, word.failed.detail))
-        place.id = word.started.id
+        if ('here' in message) return this.#stopping ? void child.kill('SIGKILL') : send(worker, { begin })
+        if ('answer' in message) return this.#questions.get(message.number)?.(message.answer)
+        if ('failed' in message)
+          return void (place.failure = new TunnelError(message.failed.code, message.failed.detail))
+        place.id = message.started.id
         place.startedAtMs = systemClock.now()
         this.#log.info({ worker: place.id.slice(0, 8), number: place.number, pid }, 'worker serves')
         resolve()
@@ -286,7 +286,7 @@ export class Workers implements House {
       const timer = timeoutMs < Infinity ? systemClock.after(timeoutMs, none) : undefined
       worker.once('exit', none)
       this.#questions.set(number, settle)
-      say(worker, { ask: question, number })
+      send(worker, { ask: question, number })
     })
     return answer as Answers[Q] | undefined
   }
@@ -332,9 +332,9 @@ export class Workers implements House {
   }
 }
 
-function say(worker: Worker, word: ToWorker): void {
+function send(worker: Worker, message: ToWorker): void {
   // One that has gone does not hear; its end is heard of.
-  if (worker.isConnected()) worker.send(word, () => {})
+  if (worker.isConnected()) worker.send(message, () => {})
 }
 
 /** Only this user may enter it (mkdtemp: mode 0700). */

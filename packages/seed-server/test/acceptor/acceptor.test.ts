@@ -8,7 +8,7 @@ import { CountedLimit } from '@tendril/common/counted-limit'
 import {
   type Acceptor,
   type AcceptorOptions,
-  FAREWELL_MS,
+  CLOSE_GRACE_MS,
   type TunnelConnection,
   listenAcceptor
 } from '../../src/acceptor/acceptor.js'
@@ -502,7 +502,7 @@ t.test('one that does not listen is waited for a second', async t => {
   connections[0]?.websocket.close(4034, 'the server stops')
   const closed = acceptor.close()
   await turns()
-  clock.tick(FAREWELL_MS - 1)
+  clock.tick(CLOSE_GRACE_MS - 1)
   await turns()
   t.equal(acceptor.connections, 1)
   clock.tick(1)

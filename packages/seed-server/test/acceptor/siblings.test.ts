@@ -17,9 +17,9 @@ function place(t: Test): string {
 }
 
 async function open(t: Test, path: string, onConnection: (websocket: WebSocket, socket: Socket) => void) {
-  const door = await listenSiblings({ path, answerHeaders: { 'Tendril-Server': 'b' }, onConnection })
-  t.teardown(() => door.close())
-  return door
+  const listener = await listenSiblings({ path, answerHeaders: { 'Tendril-Server': 'b' }, onConnection })
+  t.teardown(() => listener.close())
+  return listener
 }
 
 t.test('a sibling comes in, hears who is there, and both sides speak', async t => {
@@ -38,13 +38,13 @@ t.test('a sibling comes in, hears who is there, and both sides speak', async t =
   await once(far, 'close')
 })
 
-t.test('a door that closes ends those inside, takes its file away, and may close twice', async t => {
+t.test('a listener that closes ends its connections, takes its file away, and may close twice', async t => {
   const path = place(t)
-  const door = await open(t, path, () => {})
+  const listener = await open(t, path, () => {})
   const { websocket } = await connectSibling(path, { signal })
   const gone = once(websocket, 'close')
 
-  await Promise.all([door.close(), door.close()])
+  await Promise.all([listener.close(), listener.close()])
 
   await gone
   t.notOk(existsSync(path))

@@ -1,7 +1,7 @@
 import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
-import { createAnswer } from '../../src/peers/forwarded-dial.js'
+import { createForwardedDial } from '../../src/peers/forwarded-dial.js'
 import { FORWARD_TRIES, type PeerView, createForward } from '../../src/peers/forward.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 
@@ -127,9 +127,9 @@ t.test(
 
 t.test('asked by a peer: only for clusters that are configured, and out of the clients here', async t => {
   const dialled: [string, Target][] = []
-  const answer = createAnswer({
+  const answer = createForwardedDial({
     clusters: ['demo'],
-    dialHere: cluster => async target => {
+    dialLocal: cluster => async target => {
       dialled.push([cluster, target])
       return new PassThrough()
     }

@@ -14,7 +14,7 @@ import { silent } from '../support.js'
 const target: Target = { proto: 'tcp', host: '10.0.0.5', port: 80 }
 const signal = new AbortController().signal
 
-type House = {
+type PeerServer = {
   id: string
   peers: Peers
   host: LinkHost<{ key: string; sibling?: boolean }>
@@ -31,7 +31,7 @@ type House = {
 class World {
   readonly #t: Test
   /** Who is at home where. */
-  readonly at = new Map<string, House>()
+  readonly at = new Map<string, PeerServer>()
   /** Addresses of servers with workers, and who these are. */
   readonly shared = new Map<string, string[]>()
   readonly #wakes: (() => void)[] = []
@@ -51,25 +51,25 @@ class World {
       address = id,
       siblings
     }: { clusters?: string[]; address?: string; siblings?: string[] } = {}
-  ): House {
+  ): PeerServer {
     const links = new Set<Link>()
     const source: PeerSource = {
-      start: (tell, onFailure) => void Object.assign(house, { tell, sourceFails: onFailure }),
-      leave: async () => void (house.left = true),
+      start: (tell, onFailure) => void Object.assign(server, { tell, sourceFails: onFailure }),
+      leave: async () => void (server.left = true),
       stop: async () => {}
     }
     const peers = new Peers({
       self: id,
       source,
       ...(siblings && { siblings: siblings.map(path => `unix:${path}`) }),
-      connect: async address => this.#connect(house, address),
+      connect: async address => this.#connect(server, address),
       clusters: ['demo', 'other'],
-      dialHere: cluster => async () => {
+      dialLocal: cluster => async () => {
         if (!clusters.includes(cluster)) throw new TunnelError('NO_CLIENT')
         return new PassThrough()
       },
       onMembers: members => {
-        house.told.push(members.join(' '))
+        server.told.push(members.join(' '))
         for (const wake of this.#wakes.splice(0)) wake()
       },
       log: silent
@@ -81,7 +81,7 @@ class World {
         peers.accept(link, name, { sibling })
       }
     })
-    const house: House = {
+    const server: PeerServer = {
       id,
       peers,
       host,
@@ -92,14 +92,14 @@ class World {
       attempts: [],
       carriers: new Set()
     }
-    this.at.set(address, house)
+    this.at.set(address, server)
     this.#t.teardown(() => peers.stop())
     peers.start()
-    return house
+    return server
   }
 
   /** Several workers behind one address answer in turn; `unix:a` leads to one that is called a. */
-  #connect(from: House, address: string) {
+  #connect(from: PeerServer, address: string) {
     from.attempts.push(address)
     const sibling = address.startsWith('unix:')
     const behind = this.shared.get(address) ?? [address.replace('unix:', '')]
@@ -107,22 +107,22 @@ class World {
     if (!to) throw new TunnelError('SERVER_UNREACHABLE', address)
     const [near, far] = memoryCarriers()
     to.host.accept(far, sibling ? { key: '* sibling', sibling } : { key: '* tendril://server' })
-    for (const house of [from, to]) {
-      house.carriers.add(near)
-      near.on('close', () => house.carriers.delete(near))
+    for (const server of [from, to]) {
+      server.carriers.add(near)
+      near.on('close', () => server.carriers.delete(near))
     }
     return { carrier: near, server: to.id }
   }
 
   /** kill -9: its connections break, and nobody is at home any more. */
   kill(address: string): void {
-    const house = this.at.get(address)
+    const server = this.at.get(address)
     this.at.delete(address)
-    for (const carrier of house?.carriers ?? []) carrier.terminate(new TunnelError('LINK_LOST', 'reset'))
+    for (const carrier of server?.carriers ?? []) carrier.terminate(new TunnelError('LINK_LOST', 'reset'))
   }
 
-  async until(house: House, members: string): Promise<void> {
-    while (house.peers.members.join(' ') !== members || house.told.at(-1) !== members) {
+  async until(server: PeerServer, members: string): Promise<void> {
+    while (server.peers.members.join(' ') !== members || server.told.at(-1) !== members) {
       await new Promise<void>(resolve => this.#wakes.push(resolve))
     }
   }
@@ -130,12 +130,12 @@ class World {
 
 t.test('servers that know each other become members, and pass dials on', async t => {
   const world = new World(t)
-  const houses = [world.open('a'), world.open('b'), world.open('c', { clusters: ['demo'] })]
-  for (const { tell } of houses) tell(['a', 'b', 'c'])
+  const servers = [world.open('a'), world.open('b'), world.open('c', { clusters: ['demo'] })]
+  for (const { tell } of servers) tell(['a', 'b', 'c'])
 
-  for (const house of houses) await world.until(house, 'a b c')
+  for (const server of servers) await world.until(server, 'a b c')
 
-  const [a] = houses as [House]
+  const [a] = servers as [PeerServer]
   t.equal(a.peers.up, 2)
   await a.peers.dial('demo')(target, { signal })
   await t.rejects(a.peers.dial('other')(target, { signal }), { code: 'NO_CLIENT' })
@@ -293,7 +293,7 @@ t.test('a peer that answers nothing is waited for as long as said, or until all 
           signal.addEventListener('abort', () => reject(new TunnelError('CLOSED')), { once: true })
         ),
       clusters: ['demo'],
-      dialHere: () => async () => new PassThrough(),
+      dialLocal: () => async () => new PassThrough(),
       onMembers: () => {},
       clock,
       log: silent
@@ -341,7 +341,7 @@ t.test('siblings find each other without being told of, and pass dials on', asyn
 t.test('all workers behind one address are found, and one whose connection breaks is waited for', async t => {
   const { world, a, b1, b2 } = withWorkers(t, { b2: ['demo'] })
   for (const { tell } of [a, b1, b2]) tell(['a', 'b'])
-  for (const house of [a, b1, b2]) await world.until(house, 'a b1 b2')
+  for (const server of [a, b1, b2]) await world.until(server, 'a b1 b2')
   const stream = await a.peers.dial('demo')(target, { signal })
 
   for (const carrier of a.carriers) carrier.terminate(new TunnelError('LINK_LOST', 'reset'))

@@ -192,7 +192,7 @@ t.test('a dial in the moment between a client and the one that takes its place w
   const arrived = registry.expect('demo')
   const dial = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
   const late = registry.dial('demo')(target, { signal, timeoutMs: 1_000 })
-  const here = registry.dialHere('demo')(target, { signal })
+  const here = registry.dialLocal('demo')(target, { signal })
   await t.rejects(here, { code: 'LINK_LOST' }, 'a replica that asks asks again')
   clock.tick(1_000)
   await t.rejects(late, { code: 'LINK_LOST', detail: /not in time/ }, 'within its own time')
@@ -242,7 +242,7 @@ t.test(
   async t => {
     const stream = new PassThrough()
     const asked: string[] = []
-    const elsewhere = (answer: ErrorCode | 'OK') => (cluster: string) => {
+    const dialRemote = (answer: ErrorCode | 'OK') => (cluster: string) => {
       const dial: Dial = async (target, options) => {
         asked.push(cluster)
         return answer === 'OK' ? stream : failing(answer)(target, options)
@@ -251,21 +251,21 @@ t.test(
     }
     const silent = client('silent', { silent: true })
 
-    const lucky = new Registry({ elsewhere: elsewhere('OK') })
+    const lucky = new Registry({ dialRemote: dialRemote('OK') })
     lucky.add(silent.client)
     t.equal(await lucky.dial('demo')(target, { signal }), stream)
     t.same([asked, silent.asked], [['demo'], []])
 
-    const unlucky = new Registry({ elsewhere: elsewhere('NO_CLIENT') })
+    const unlucky = new Registry({ dialRemote: dialRemote('NO_CLIENT') })
     unlucky.add(silent.client)
     t.equal(await unlucky.dial('demo')(target, { signal }), silent.stream)
 
-    const refused = new Registry({ elsewhere: elsewhere('TARGET_REFUSED') })
+    const refused = new Registry({ dialRemote: dialRemote('TARGET_REFUSED') })
     refused.add(client('silent', { silent: true }).client)
     await t.rejects(refused.dial('demo')(target, { signal }), { code: 'TARGET_REFUSED' })
 
     asked.length = 0
-    const well = new Registry({ elsewhere: elsewhere('OK') })
+    const well = new Registry({ dialRemote: dialRemote('OK') })
     well.add(client('well').client)
     await well.dial('demo')(target, { signal })
     t.same(asked, [], 'not needed')
@@ -278,7 +278,7 @@ t.test('a replica whose client is only away is asked again', async t => {
   let asked = 0
   const registry = new Registry({
     clock,
-    elsewhere: () => async () => {
+    dialRemote: () => async () => {
       if (++asked < 3) throw new TunnelError('LINK_LOST')
       return stream
     }
@@ -294,13 +294,13 @@ t.test('a replica whose client is only away is asked again', async t => {
 })
 
 t.test('for another replica: out of the clients here, without waiting, and no further', async t => {
-  const registry = new Registry({ elsewhere: () => () => t.fail('asked elsewhere') as never })
+  const registry = new Registry({ dialRemote: () => () => t.fail('asked elsewhere') as never })
   const one = client('one')
-  await t.rejects(registry.dialHere('demo')(target, { signal }), { code: 'NO_CLIENT' })
+  await t.rejects(registry.dialLocal('demo')(target, { signal }), { code: 'NO_CLIENT' })
   registry.add(one.client)
-  t.equal(await registry.dialHere('demo')(target, { signal }), one.stream)
+  t.equal(await registry.dialLocal('demo')(target, { signal }), one.stream)
   one.state.down = true
-  await t.rejects(registry.dialHere('demo')(target, { signal }), { code: 'LINK_LOST' })
+  await t.rejects(registry.dialLocal('demo')(target, { signal }), { code: 'LINK_LOST' })
 })
 
 t.test('outcomes and failovers are counted', async t => {

@@ -11,7 +11,7 @@ import type { Policy } from '@tendril/common/policy/policy'
 import { ATTEMPT_DELAY_MS, race, RaceError } from '@tendril/common/race'
 import { createResolve } from '@tendril/common/resolve'
 import type { Resolve } from '@tendril/common/resolve'
-import { formatAuthority, parseAuthority } from '@tendril/common/wire/host-port'
+import { formatHostPort, parseHostPort } from '@tendril/common/wire/host-port'
 import { codeOf, connectFailed, resolveFailed } from './failure.js'
 import { connectTarget } from './tcp.js'
 
@@ -100,11 +100,11 @@ export function createTargetDial(options: TargetDialOptions): Dial {
       })
       // Reset in the very turn of the loop in which it connected.
       if (socket.destroyed)
-        throw new TunnelError(codeOf(socket.errored ?? resetError), formatAuthority({ host, port }))
+        throw new TunnelError(codeOf(socket.errored ?? resetError), formatHostPort({ host, port }))
       return socket
     } catch (error) {
       if (!(error instanceof RaceError)) throw error
-      throw connectFailed(formatAuthority({ host, port }), isIP(host) === 0, error.failures, error)
+      throw connectFailed(formatHostPort({ host, port }), isIP(host) === 0, error.failures, error)
     }
   }
 
@@ -138,12 +138,12 @@ const resetError: NodeJS.ErrnoException = Object.assign(new Error('closed'), { c
 
 /** Accepts only what has one meaning: the same rule as for the authority of a CONNECT. */
 function readTarget({ host, port }: Target): { host: string; port: number } {
-  return parseAuthority(formatAuthority({ host, port }))
+  return parseHostPort(formatHostPort({ host, port }))
 }
 
 /** For sentences that are made before the target is known to be well formed. */
 function describe({ host, port }: Target): string {
-  return formatAuthority({ host, port }).slice(0, 300)
+  return formatHostPort({ host, port }).slice(0, 300)
 }
 
 /** A signal that aborts with the caller's, or when time is up; its reason is the TunnelError to reject with. */

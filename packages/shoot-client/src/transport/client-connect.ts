@@ -18,7 +18,7 @@ import {
 } from '@tendril/common/transport/connect'
 import { type ConnectTarget, destinationOf, hostOf } from '@tendril/common/transport/destination'
 import { secure } from '@tendril/common/transport/secure'
-import { formatAuthority } from '@tendril/common/wire/host-port'
+import { formatHostPort } from '@tendril/common/wire/host-port'
 import { requestHop } from './hop.js'
 import { basicAuthorization, proxyTo } from './proxy.js'
 import type { Environment, ProxySetting } from './proxy.js'
@@ -73,7 +73,7 @@ async function way(connectTarget: ConnectTarget, attempt: Attempt, options: WayO
     socket = await owned(socket, raw => secureHop(raw, proxy, name, options, signal))
     socket = await owned(socket, secured => requestHop(secured, { name, destination: next, headers, signal }))
   } else {
-    const name = gatewayUrl ? `gateway ${gatewayUrl.origin}` : formatAuthority(destination)
+    const name = gatewayUrl ? `gateway ${gatewayUrl.origin}` : formatHostPort(destination)
     socket = await openSocket(next, name, gateway ? 'PROXY_REFUSED' : 'SERVER_UNREACHABLE', attempt)
   }
   if (!gatewayUrl) return socket

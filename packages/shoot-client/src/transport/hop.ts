@@ -6,7 +6,7 @@
 import type { Socket } from 'node:net'
 import { TunnelError } from '@tendril/common'
 import type { Destination } from '@tendril/common/transport/destination'
-import { formatAuthority } from '@tendril/common/wire/host-port'
+import { formatHostPort } from '@tendril/common/wire/host-port'
 import { AnswerError, type ConnectAnswer, ConnectAnswerParser } from './connect-answer.js'
 
 export type HopOptions = {
@@ -29,7 +29,7 @@ export function requestHop(
   socket: Socket,
   { name, destination, headers = {}, signal }: HopOptions
 ): Promise<Socket> {
-  const head = headOf(formatAuthority(destination), headers)
+  const head = headOf(formatHostPort(destination), headers)
   return new Promise((resolve, reject) => {
     const parser = new ConnectAnswerParser(HOP_HEADER_LIMIT_BYTES)
     const refused = (why: string, cause?: unknown): TunnelError =>

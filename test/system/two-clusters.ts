@@ -1,5 +1,5 @@
 /**
- * A city behind one port: two clusters, each with a server of its own, and a web site, told apart by the TLS name
+ * Two clusters behind one port: two clusters, each with a server of its own, and a web site, told apart by the TLS name
  * alone. Which proxy tells them apart is the matter of the tests.
  */
 import { readFileSync } from 'node:fs'
@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import type { Test } from 'tap'
-import { house, type Settings, type TestHouse } from '../support/deployment.js'
+import { deploy, type Settings, type Deployment } from '../support/deployment.js'
 import { reserveAddress } from '../support/ports.js'
 import type { Address, Proxy, SniRoutes } from '../support/proxies.js'
 
@@ -17,17 +17,17 @@ export const WEB_GREETING = 'the web site'
 const clusters = ['blue', 'green'] as const
 type Cluster = (typeof clusters)[number]
 
-export type City = TestHouse & {
+export type TwoClusters = Deployment & {
   proxy: Proxy
   /** Where the servers really listen, behind the proxy. */
   tunnels: Record<Cluster, Address>
   /** A dial at the front of this cluster, which is at the server of this cluster. */
-  reach(cluster: Cluster, addr: string): ReturnType<TestHouse['dial']>
+  reach(cluster: Cluster, addr: string): ReturnType<Deployment['dial']>
   /** What a TLS client that asks for `servername` at the proxy's port is told; nothing when it is not let in. */
   visit(servername: string): Promise<string>
 }
 
-export type CityOptions = {
+export type TwoClustersOptions = {
   proxyProtocol?: 'v1' | 'v2'
   processes?: boolean
   /** Clients connect here instead of to the proxy. */
@@ -37,20 +37,26 @@ export type CityOptions = {
   askFor?: (cluster: string) => string
 }
 
-export async function city(
+export async function twoClustersBehind(
   t: Test,
   proxyWith: (t: Test, routes: SniRoutes) => Promise<Proxy>,
-  { proxyProtocol, processes = false, entrance, startClients = true, askFor = nameOf }: CityOptions = {}
-): Promise<City> {
+  {
+    proxyProtocol,
+    processes = false,
+    entrance,
+    startClients = true,
+    askFor = nameOf
+  }: TwoClustersOptions = {}
+): Promise<TwoClusters> {
   // The proxy's file names all backends, so their ports are chosen first.
   const [blue, green, web] = [await reserveAddress(), await reserveAddress(), await reserveAddress()]
-  // Begun before the house and so ended after it: the last words of a client still have to pass.
+  // Begun before the deployment and so ended after it: the last words of a client still have to pass.
   const proxy = await proxyWith(t, {
     routes: { [NAMES.blue]: blue, [NAMES.green]: green, [NAMES.web]: web },
     ...(proxyProtocol && { proxyProtocol })
   })
   const reached = (await entrance?.(proxy)) ?? proxy
-  const home = await house(t, {
+  const deployment = await deploy(t, {
     clusters: [...clusters],
     servers: 2,
     hosts: Object.values(NAMES),
@@ -80,11 +86,11 @@ export async function city(
       ]
     })
   })
-  if (startClients) for (const { server } of home.replicas) await server.ready()
+  if (startClients) for (const { server } of deployment.replicas) await server.ready()
 
-  const ca = readFileSync(home.pki('ca.crt'))
+  const ca = readFileSync(deployment.pki('ca.crt'))
   const site = createTlsServer(
-    { cert: readFileSync(home.pki('server.crt')), key: readFileSync(home.pki('server.key')) },
+    { cert: readFileSync(deployment.pki('server.crt')), key: readFileSync(deployment.pki('server.key')) },
     socket => {
       socket.on('error', () => {})
       socket.end(WEB_GREETING)
@@ -95,10 +101,10 @@ export async function city(
   t.teardown(() => new Promise(resolve => site.close(resolve)))
 
   return {
-    ...home,
+    ...deployment,
     proxy,
     tunnels: { blue, green },
-    reach: (cluster, addr) => home.dial(addr, { cluster, at: clusters.indexOf(cluster) }),
+    reach: (cluster, addr) => deployment.dial(addr, { cluster, at: clusters.indexOf(cluster) }),
     async visit(servername) {
       const socket = connectTls({ host: proxy.host, port: proxy.port, servername, ca })
       let text = ''
