@@ -30,6 +30,19 @@ t.test('ARCHITECTURE.md says what every folder of the packages is', async t => {
   for (const folder of new Set(folders)) t.ok(page.includes(`](${folder})`), folder)
 })
 
+t.test('every step of the walk in ARCHITECTURE.md names functions that its file has', async t => {
+  const page = readFileSync(join(root, 'ARCHITECTURE.md'), 'utf8')
+  const steps = [...page.matchAll(/^\d+\. \[[^\]]+\]\(([^)]+)\)((?:,?\s+`[^`]+`)+):/gm)]
+
+  t.ok(steps.length > 50, `${steps.length} steps`)
+  for (const [, file = '', names = ''] of steps) {
+    const source = readFileSync(join(root, file), 'utf8')
+    for (const [name] of names.matchAll(/#?\w+/g)) {
+      t.match(source, new RegExp(`(?<![#\\w])${name}(?!\\w)`), `${file}: ${name}`)
+    }
+  }
+})
+
 t.test('every input of the threat model has a bound and a test', async t => {
   const sections = readFileSync(join(root, 'docs/threat-model.md'), 'utf8').split(/^## /m)
   const rows = sections
