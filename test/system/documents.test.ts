@@ -20,6 +20,21 @@ t.test('every relative link of every document leads to a file', async t => {
   }
 })
 
+t.test('every link to a heading leads to one', async t => {
+  const read = (document: string): string => readFileSync(join(root, document), 'utf8')
+  let links = 0
+  for (const document of documents) {
+    for (const [, target = '', anchor = ''] of read(document).matchAll(
+      /\]\((?!https?:)([^)\s#]*)#([^)\s]+)\)/g
+    )) {
+      const page = target === '' ? document : join(dirname(document), target)
+      t.ok(anchorsOf(read(page)).has(anchor), `${document}: ${target}#${anchor}`)
+      links++
+    }
+  }
+  t.ok(links > 40, `${links} links`)
+})
+
 t.test('ARCHITECTURE.md says what every folder of the packages is', async t => {
   const folders = execFileSync('git', ['ls-files', 'packages/*/src/*'], { cwd: root, encoding: 'utf8' })
     .split('\n')
@@ -55,3 +70,16 @@ t.test('every input of the threat model has a bound and a test', async t => {
     t.match(tests, /\.test\.ts\)/, `a test:${input}`)
   }
 })
+
+/** As GitHub makes them: lower case, hyphens for blanks, and no other punctuation. */
+function anchorsOf(page: string): Set<string> {
+  const headings = page.replace(/^```[^]*?^```/gm, '').matchAll(/^#+ (.+)$/gm)
+  return new Set(
+    [...headings].map(([, heading = '']) =>
+      heading
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N}_ -]/gu, '')
+        .replaceAll(' ', '-')
+    )
+  )
+}
