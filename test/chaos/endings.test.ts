@@ -10,7 +10,7 @@ import { connectServer } from '@tendril/shoot-client/transport/client-connect'
 import { type Settings, type Deployment, deploy } from '../support/deployment.js'
 import { requireTool, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
-import { type Way, way } from './network-path.js'
+import { type NetworkPath, networkPath } from './network-path.js'
 import { echo, figure, logged, took } from './traffic.js'
 
 /** How a caller's stream ended: by RST or error, or in order. */
@@ -29,7 +29,7 @@ async function endOf(stream: Duplex): Promise<string> {
 }
 
 t.test('when the window is over callers and targets hear a reset, and new dials work', async t => {
-  const state: { relay?: Way } = {}
+  const state: { relay?: NetworkPath } = {}
   const short = (settings: Settings): Settings => ({
     ...settings,
     link: { resumeWindow: '1s', pingInterval: '1s', deadAfter: '3s' },
@@ -38,7 +38,7 @@ t.test('when the window is over callers and targets hear a reset, and new dials 
   const { dial, server, clients } = await deploy(t, {
     // Node hears no difference between a TLS connection that was reset and one that ended.
     front: 'plain',
-    before: async tunnel => (state.relay = await way(t, tunnel)),
+    before: async tunnel => (state.relay = await networkPath(t, tunnel)),
     seed: short,
     shoot: short
   })

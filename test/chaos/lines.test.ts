@@ -5,13 +5,13 @@ import t from 'tap'
 import { deploy } from '../support/deployment.js'
 import { requireTool, until } from '../support/child-process.js'
 import { echoTarget } from '../support/targets.js'
-import { type Way, way } from './network-path.js'
+import { type NetworkPath, networkPath } from './network-path.js'
 import { echo, figure, logged } from './traffic.js'
 
 t.test('a connection is replaced before maxConnectionAge, and no stream notices', async t => {
-  const state: { relay?: Way } = {}
+  const state: { relay?: NetworkPath } = {}
   const { dial, clients, server } = await deploy(t, {
-    before: async tunnel => (state.relay = await way(t, tunnel)),
+    before: async tunnel => (state.relay = await networkPath(t, tunnel)),
     shoot: settings => ({ ...settings, maxConnectionAge: '600ms' })
   })
   const relay = state.relay!
@@ -31,9 +31,9 @@ t.test('a connection is replaced before maxConnectionAge, and no stream notices'
 })
 
 t.test('connections: 2 makes two links, and streams spread over them', async t => {
-  const state: { relay?: Way } = {}
+  const state: { relay?: NetworkPath } = {}
   const { dial, clients } = await deploy(t, {
-    before: async tunnel => (state.relay = await way(t, tunnel)),
+    before: async tunnel => (state.relay = await networkPath(t, tunnel)),
     shoot: settings => ({ ...settings, connections: 2 })
   })
   const relay = state.relay!

@@ -14,13 +14,13 @@ import { type Child, accepting, start, startForTest } from '../support/child-pro
 import { reservePort } from '../support/ports.js'
 import type { Address } from '../support/proxies.js'
 
-export type Way = Cuttable & {
+export type NetworkPath = Cuttable & {
   /** New connections go there from now on; those there are stay where they are. */
   lead(to: Address): void
 }
 
 /** A relay to `to` that can be cut, frozen, and moved. */
-export async function way(t: Test, to: Address): Promise<Way> {
+export async function networkPath(t: Test, to: Address): Promise<NetworkPath> {
   let current = to
   const relay = await cuttable(t, {
     get host() {

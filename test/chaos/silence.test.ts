@@ -4,7 +4,7 @@ import type { Test } from 'tap'
 import { type Settings, deploy } from '../support/deployment.js'
 import { until } from '../support/child-process.js'
 import { echoTarget, sourceTarget } from '../support/targets.js'
-import { type Way, way } from './network-path.js'
+import { type NetworkPath, networkPath } from './network-path.js'
 import { MIB, WHOLE, echo, figure, hashOf, logged } from './traffic.js'
 
 type Limits = { pingInterval: string; deadAfter: string }
@@ -12,14 +12,14 @@ type Limits = { pingInterval: string; deadAfter: string }
 const SHORT: Limits = { pingInterval: '1s', deadAfter: '3s' }
 
 async function deployBehindRelay(t: Test, link: Settings | undefined = SHORT, dialTimeout = '4s') {
-  const state: { relay?: Way } = {}
+  const state: { relay?: NetworkPath } = {}
   const withLink = (settings: Settings): Settings => ({
     ...settings,
     ...(link && { link }),
     ...('servers' in settings ? { connectTimeout: '2s', reconnect: { maxDelay: '200ms' } } : {})
   })
   const built = await deploy(t, {
-    before: async tunnel => (state.relay = await way(t, tunnel)),
+    before: async tunnel => (state.relay = await networkPath(t, tunnel)),
     seed: settings => ({
       ...withLink(settings),
       fronts: (settings['fronts'] as Settings[]).map(front => ({ ...front, dialTimeout }))

@@ -8,7 +8,7 @@ import t, { type Test } from 'tap'
 import { deploy } from '../support/deployment.js'
 import { PATIENCE_MS, until } from '../support/child-process.js'
 import { echoTarget, pseudoRandom, sinkTarget, tcpTarget } from '../support/targets.js'
-import { type SlowWay, slowWay } from './slow-path.js'
+import { type SlowPath, slowPath } from './slow-path.js'
 import { MIB, WHOLE, figure, hashOf, logged, upload } from './traffic.js'
 import { type Round, typing } from './typing.js'
 
@@ -24,10 +24,10 @@ const RESUMED_MS = 1_000
 const timeout = (WHOLE ? 10 : 3) * PATIENCE_MS
 
 async function deployBehindSlowPath(t: Test) {
-  const state: { path?: SlowWay } = {}
+  const state: { path?: SlowPath } = {}
   const built = await deploy(t, {
     processes: true,
-    before: async tunnel => (state.path = await slowWay(t, tunnel, BYTES_PER_SECOND))
+    before: async tunnel => (state.path = await slowPath(t, tunnel, BYTES_PER_SECOND))
   })
   const keyboard = typing(await built.dial((await echoTarget(t)).addr))
   return { ...built, client: built.clients[0]!, path: state.path!, keyboard }

@@ -12,7 +12,7 @@ const LATE_MS = 20
 /** Of a socket that is written to: one read is more, so that each waits until the one before is with the kernel. */
 const HIGH_WATER_BYTES = 16 << 10
 
-export type SlowWay = Address & {
+export type SlowPath = Address & {
   /** Bytes delivered towards the target and towards those who connected, all connections. */
   readonly upBytes: number
   readonly downBytes: number
@@ -51,7 +51,7 @@ class Lane {
 }
 
 /** A relay to `to` over which `bytesPerSecond` go each way. */
-export async function slowWay(t: Test, to: Address, bytesPerSecond: number): Promise<SlowWay> {
+export async function slowPath(t: Test, to: Address, bytesPerSecond: number): Promise<SlowPath> {
   const up = new Lane(bytesPerSecond / 1_000)
   const down = new Lane(bytesPerSecond / 1_000)
   const sockets = new Set<Socket>()

@@ -7,7 +7,7 @@ import { deploy } from '../support/deployment.js'
 import { PATIENCE_MS, requireTool } from '../support/child-process.js'
 import { squid } from '../support/proxies.js'
 import { echoTarget, sinkTarget, sourceTarget, tcpTarget } from '../support/targets.js'
-import { hopThrough, reloadingHaproxy, way } from './network-path.js'
+import { hopThrough, reloadingHaproxy, networkPath } from './network-path.js'
 import { MIB, WHOLE, echo, figure, hashOf, logged, upload } from './traffic.js'
 
 const TRANSFER_BYTES = WHOLE ? 1024 * MIB : 64 * MIB
@@ -23,13 +23,13 @@ t.test(
   async t => {
     if (!requireTool(t, 'haproxy', 'squid')) return
     const paths: {
-      relay?: Awaited<ReturnType<typeof way>>
+      relay?: Awaited<ReturnType<typeof networkPath>>
       proxy?: Awaited<ReturnType<typeof reloadingHaproxy>>
     } = {}
     const { dial, clients, server, tunnel } = await deploy(t, {
       before: async tunnel => {
         paths.proxy = await reloadingHaproxy(t, tunnel)
-        paths.relay = await way(t, paths.proxy)
+        paths.relay = await networkPath(t, paths.proxy)
         return paths.relay
       },
       // A connection that lives for less than ten seconds is not proved, and the waits between grow.

@@ -113,7 +113,7 @@ const clientValues = group('', {
   certificates: group('The Secret that holds the certificate.', {
     tunnel: certificate('Shown to the server.'),
     proxyCa: authorities(
-      'The authorities of an https:// proxy or gateway. Those built into Node if neither is named.'
+      'The authorities of an https:// proxy or upstream proxy. Those built into Node if neither is named.'
     ),
     certManager: group('Lets cert-manager make it.', certManager)
   }),

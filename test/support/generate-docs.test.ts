@@ -15,7 +15,7 @@ t.test('every key of the contract and every error is described', async t => {
     'clusters[].name',
     'admin.listen',
     'servers[].address',
-    'gateway.headers',
+    'upstreamProxy.headers',
     'targets.allow'
   ]) {
     t.match(configuration, `\`${key}\``)

@@ -75,7 +75,10 @@ ${keyTable(listKeys(shootSchema, ENV_PREFIX))}
 `
 }
 
-function keyTable(keys: readonly Key[]): string {
+function keyTable(all: readonly Key[]): string {
+  // The keys inside an old name are those of the new one.
+  const renamed = all.filter(({ field }) => field.renamedTo !== undefined)
+  const keys = all.filter(({ path }) => !renamed.some(old => path.startsWith(`${old.path}.`)))
   const rows = keys.map(({ path, field, required, preset, env }) => {
     const fallback = required ? '**required**' : presetText(preset)
     const variable = env === undefined ? '' : ` \`${env}\``

@@ -1,6 +1,6 @@
 /**
  * Real proxies between client and server, each a child process with a configuration written for the test: haproxy and
- * nginx choosing by SNI without touching TLS, squid as a forward proxy. And an imitation of Gardener's gateway, which
+ * nginx choosing by SNI without touching TLS, squid as a forward proxy. And an imitation of Gardener's Istio gateway, which
  * takes a plaintext CONNECT and routes by a header. Call `requireTool` before the real ones.
  */
 import { once } from 'node:events'
@@ -190,7 +190,7 @@ function authority({ host, port }: Address): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
 }
 
-export type Gateway = Address & {
+export type UpstreamProxy = Address & {
   url: string
   /** Heads it was sent, the newest last. */
   heads: string[]
@@ -198,17 +198,17 @@ export type Gateway = Address & {
   close(): Promise<void>
 }
 
-/** Most bytes of a request head before the gateway hangs up. */
-const GATEWAY_HEAD_LIMIT_BYTES = 64 * 1024
+/** Most bytes of a request head before the upstream proxy hangs up. */
+const UPSTREAM_HEAD_LIMIT_BYTES = 64 * 1024
 
 /**
- * Gardener's gateway: plaintext, HTTP/1.0 or 1.1 CONNECT, whose target is thrown away. The header's value must match the
+ * Gardener's Istio gateway: plaintext, HTTP/1.0 or 1.1 CONNECT, whose target is thrown away. The header's value must match the
  * pattern and names the upstream; anything else is a redirect, as Istio's filter does to make probing painful.
  */
-export async function gateway(
+export async function upstreamProxy(
   t: { teardown(action: () => unknown): void },
   options: { header?: string; pattern: RegExp; route: (value: string) => Address | undefined }
-): Promise<Gateway> {
+): Promise<UpstreamProxy> {
   const { header = 'X-Gardener-Destination', pattern, route } = options
   const sockets = new Set<Socket>()
   const heads: string[] = []
@@ -254,7 +254,7 @@ export async function gateway(
       seen = Buffer.concat([seen, chunk])
       const end = seen.indexOf('\r\n\r\n')
       if (end === -1) {
-        if (seen.length > GATEWAY_HEAD_LIMIT_BYTES) near.destroy()
+        if (seen.length > UPSTREAM_HEAD_LIMIT_BYTES) near.destroy()
         return
       }
       near.off('data', onData).off('end', leave)

@@ -14,7 +14,7 @@ import { apiserverDial, httpGet } from '../support/apiserver.js'
 import { cuttable } from '../support/cuttable.js'
 import { delayRelay } from '../support/delay-relay.js'
 import { requireTool, until } from '../support/child-process.js'
-import { gateway, haproxy, nginx, squid, type Proxy, type SniRoutes } from '../support/proxies.js'
+import { upstreamProxy, haproxy, nginx, squid, type Proxy, type SniRoutes } from '../support/proxies.js'
 import {
   bannerTarget,
   blackHole,
@@ -377,9 +377,9 @@ t.test('squid asks for a password and keeps to its ports', async t => {
   await until('squid has written its log', () => /TCP_TUNNEL\/200/.test(proxy.accessLog()))
 })
 
-t.test('the gateway throws the target away and routes by its header', async t => {
+t.test('the upstream proxy throws the target away and routes by its header', async t => {
   const echo = await echoTarget(t)
-  const hop = await gateway(t, {
+  const hop = await upstreamProxy(t, {
     pattern: /^outbound\|1194\|\|vpn-seed-server\..*\.svc\.cluster\.local$/,
     route: () => echo
   })

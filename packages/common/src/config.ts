@@ -8,6 +8,7 @@ import * as z from 'zod'
 import { type Problem, readDocument } from './config/document.js'
 import { explain } from './config/explain.js'
 import { type Override, overridesFromEnv, valueOf, withValue } from './config/overrides.js'
+import { isGivenTwice, renamedKeys, withNewNames } from './config/renamed.js'
 import { mapFields, nodeAt, type Path } from './config/tree.js'
 import { TunnelError } from './errors.js'
 
@@ -35,6 +36,8 @@ export type LoadOptions = {
   overrides?: readonly Override[]
   /** Prefix of the variables, without the underscore. Default `TENDRIL`. */
   prefix?: string
+  /** One sentence for each key that is given by an old name. */
+  onWarning?: (sentence: string) => void
 }
 
 type Source = { path: Path; name: string }
@@ -69,18 +72,27 @@ export async function loadConfig<S extends z.ZodType>(schema: S, options: LoadOp
 
   // What is missing in a file that could not be read is not worth a line.
   const parsed = document.problems.length > 0 ? undefined : schema.safeParse(value)
+  const placeOf = (path: Path): Omit<Problem, 'what'> => {
+    const source = sources.find(candidate => overlap(candidate.path, path))
+    return source ? { where: source.name, line: 0 } : document.locate(path)
+  }
   for (const issue of parsed?.error?.issues ?? []) {
     for (const { path, what } of explain(schema, value, issue)) {
-      const source = sources.find(candidate => overlap(candidate.path, path))
-      const place = source ? { where: source.name, line: 0 } : document.locate(path)
-      problems.push({ ...place, what: path.length > 0 ? `${pathText(path)}: ${what}` : what })
+      problems.push({ ...placeOf(path), what: path.length > 0 ? `${pathText(path)}: ${what}` : what })
     }
+  }
+  const renamed = renamedKeys(schema, value)
+  for (const { key, renamedTo } of renamed.filter(one => isGivenTwice(value, one))) {
+    problems.push({ ...placeOf([key]), what: `${key}: renamed to ${renamedTo}, which is given as well` })
   }
   if (!parsed?.success || problems.length > 0) {
     problems.sort((a, b) => a.line - b.line)
     throw new ConfigError(problems.map(({ where, what }) => `${where}: ${what}`))
   }
-  return deepFreeze(parsed.data)
+  for (const { key, renamedTo } of renamed) {
+    options.onWarning?.(`${placeOf([key]).where}: ${key}: renamed to ${renamedTo}; the old name will go`)
+  }
+  return deepFreeze(withNewNames(parsed.data, renamed))
 }
 
 /** The configuration as YAML that loads to the same again, but for the secrets, which are masked. */

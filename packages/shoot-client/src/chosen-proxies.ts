@@ -15,13 +15,13 @@ export type Proxies = {
 
 /** Throws `BAD_CONFIG` with the name of the key or variable when what leads to a server is no usable proxy. */
 export function findProxies(
-  { servers, proxy, gateway }: Pick<ShootConfig, 'servers' | 'proxy' | 'gateway'>,
+  { servers, proxy, upstreamProxy }: Pick<ShootConfig, 'servers' | 'proxy' | 'upstreamProxy'>,
   env: Environment
 ): Proxies {
   return {
     servers: servers.map(server => ({
       server: server.url,
-      ...proxyTo(connectTargetOf(server), { proxy, env, ...(gateway && { gateway }) })
+      ...proxyTo(connectTargetOf(server), { proxy, env, ...(upstreamProxy && { upstreamProxy }) })
     })),
     ignored: ignoredVariables(proxy, env)
   }

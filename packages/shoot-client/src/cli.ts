@@ -48,8 +48,8 @@ Every key of the configuration is described in docs/configuration.md. A variable
 The certificates come from "seed-server pki", or from your own authority.
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.`
 
-/** What `run` does with the configuration it was given; main.ts brings it. */
-export type Run = (config: ShootConfig) => Promise<void>
+/** What `run` does with the configuration and with warnings about it; main.ts brings it. */
+export type Run = (config: ShootConfig, warnings: readonly string[]) => Promise<void>
 
 export function createCli({ version, run, io }: { version: string; run: Run; io: Io }): Command {
   const program = createProgram(
@@ -64,21 +64,27 @@ export function createCli({ version, run, io }: { version: string; run: Run; io:
   ).addHelpText('after', EXAMPLES)
   const load = async (command: Command) => {
     const { file, overrides } = configSource(command, FLAGS, io.env)
-    const config = await loadConfig(shootSchema, { file, overrides, env: io.env })
-    return { config, proxies: findProxies(config, io.env) }
+    const warnings: string[] = []
+    const onWarning = (sentence: string) => void warnings.push(sentence)
+    const config = await loadConfig(shootSchema, { file, overrides, env: io.env, onWarning })
+    return { config, warnings, proxies: findProxies(config, io.env) }
   }
 
   withConfigOptions(program.command('run'), 'shoot.yaml', FLAGS)
     .description('keep the tunnel up until SIGTERM or SIGINT')
-    .action(async (_, command: Command) => run((await load(command)).config))
+    .action(async (_, command: Command) => {
+      const { config, warnings } = await load(command)
+      await run(config, warnings)
+    })
 
   withConfigOptions(program.command('check-config'), 'shoot.yaml', FLAGS)
     .description(
       'list everything wrong with the configuration, or print all of it, defaults included, secrets masked, which proxy leads to each server, and the memory it allows'
     )
     .action(async (_, command: Command) => {
-      const { config, proxies } = await load(command)
+      const { config, warnings, proxies } = await load(command)
       io.out(showConfig(shootSchema, config) + showProxies(proxies) + showBounds(clientMemoryBounds(config)))
+      for (const warning of warnings) io.out(`# Warning: ${warning}\n`)
     })
   return program
 }

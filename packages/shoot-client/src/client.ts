@@ -44,7 +44,7 @@ export class Client implements Service {
   readonly #metrics: Metrics
   readonly #counts: ClientMetrics
   readonly #onOpen: ReturnType<typeof serve>
-  /** Names of servers, proxies and gateways: apart from those of targets, which others choose. */
+  /** Names of servers, proxies and upstream proxies: apart from those of targets, which others choose. */
   readonly #resolve: Resolve
   /** Tells a restarted client from one that connects once more. */
   readonly #instance = randomBytes(INSTANCE_BYTES)
@@ -189,14 +189,14 @@ export class Client implements Service {
     { bundle, verified }: { bundle: Bundle; verified: AdmittedCertificates },
     signal: AbortSignal
   ): Promise<EstablishedConnection> {
-    const { cluster, proxy, gateway, connectTimeout } = this.#config
+    const { cluster, proxy, upstreamProxy, connectTimeout } = this.#config
     const hopCa = await this.#loadProxyCa()
     const { leaf } = bundle
     const { websocket, socket, secured, headers } = await connectServer(server, {
       tls: bundle.tlsOptions(),
       proxy,
       ...(hopCa && { hopCa }),
-      ...(gateway && { gateway }),
+      ...(upstreamProxy && { upstreamProxy }),
       headers: { 'Tendril-Cluster': cluster },
       timeoutMs: connectTimeout,
       resolve: this.#resolve,
@@ -213,7 +213,7 @@ export class Client implements Service {
     return { carrier, server: typeof id === 'string' ? id : undefined, leftMs }
   }
 
-  /** Authorities of an https proxy or gateway. What is to be known of them is logged when it changes. */
+  /** Authorities of an https proxy or upstream proxy. What is to be known of them is logged when it changes. */
   async #loadProxyCa(): Promise<string[] | undefined> {
     const { proxyCa } = this.#config
     if (proxyCa === undefined) return undefined
@@ -275,5 +275,5 @@ export class Client implements Service {
   }
 }
 
-/** Ceiling of the second wait: a thousand clients that lose their gateway come back over seconds, not at once. */
+/** Ceiling of the second wait: a thousand clients that lose a proxy or server come back over seconds, not at once. */
 const BACKOFF_BASE_MS = 1_000

@@ -108,6 +108,20 @@ const targets = section(
   }
 ).prefault({})
 
+const upstreamProxy = (about: string, options?: { renamedTo: string }) =>
+  section(
+    about,
+    {
+      url: url({
+        about:
+          'Where the upstream proxy is reached. TLS to the server goes through it unopened, so `http://` is safe.',
+        schemes: ['http', 'https']
+      }),
+      headers: headers({ about: 'Headers of that CONNECT, such as `X-Gardener-Destination`.' }).prefault({})
+    },
+    options
+  )
+
 export const shootSchema = section('', {
   cluster: text({
     about: 'The cluster this client belongs to, as the server calls it.',
@@ -129,7 +143,7 @@ export const shootSchema = section('', {
   ),
   connections: count({
     about:
-      'Links to each server. Streams spread over them, so that one lost packet, or one gateway on the way, holds up only its share. A server accepts at most its `clusters[].limits.linksPerClient`, 8 by default. With at most half of that a client that was killed can connect again at once.',
+      'Links to each server. Streams spread over them, so that one lost packet, or one proxy on the way, holds up only its share. A server accepts at most its `clusters[].limits.linksPerClient`, 8 by default. With at most half of that a client that was killed can connect again at once.',
     min: 1,
     max: 16
   }).default(1),
@@ -159,19 +173,14 @@ export const shootSchema = section('', {
   }).default('env'),
   proxyCa: filePath({
     about:
-      'PEM file: the authorities that the certificate of an `https://` proxy or gateway must come from, instead of those built into Node (to which NODE_EXTRA_CA_CERTS adds). Read at every attempt to connect.'
+      'PEM file: the authorities that the certificate of an `https://` proxy or upstream proxy must come from, instead of those built into Node (to which NODE_EXTRA_CA_CERTS adds). Read at every attempt to connect.'
   }).optional(),
-  gateway: section(
-    "A gateway on the way to the server that is asked for the connection with an HTTP CONNECT of its own, such as Gardener's.",
-    {
-      url: url({
-        about:
-          'Where the gateway is reached. TLS to the server goes through it unopened, so `http://` is safe.',
-        schemes: ['http', 'https']
-      }),
-      headers: headers({ about: 'Headers of that CONNECT, such as `X-Gardener-Destination`.' }).prefault({})
-    }
+  upstreamProxy: upstreamProxy(
+    'A proxy on the way to the server that is asked with an HTTP CONNECT of its own, by headers that it routes by, such as the Istio gateway of Gardener. It comes after `proxy`.'
   ).optional(),
+  gateway: upstreamProxy('The old name of `upstreamProxy`. It logs a warning.', {
+    renamedTo: 'upstreamProxy'
+  }).optional(),
   connectTimeout: duration({
     about: 'From an attempt to connect to the established tunnel.',
     min: '100ms',
@@ -186,7 +195,7 @@ export const shootSchema = section('', {
   }).prefault({}),
   maxConnectionAge: duration({
     about:
-      'Replace connections before they are this old, without a pause: for gateways that cut them at a certain age (Istio after 24h). 0s: never.',
+      'Replace connections before they are this old, without a pause: for proxies that cut them at a certain age (Istio after 24h). 0s: never.',
     min: '0ms',
     max: '30d'
   }).prefault('0s'),
@@ -203,7 +212,8 @@ export const shootSchema = section('', {
   log: logSection
 })
 
-export type ShootConfig = z.output<typeof shootSchema>
+/** Without the old names of keys, which `loadConfig` replaces. */
+export type ShootConfig = Omit<z.output<typeof shootSchema>, 'gateway'>
 
 function isDialAddress(address: string): boolean {
   try {

@@ -13,11 +13,11 @@ const NAME = 'shoot-client'
 /** Runs one command. Never throws. Exit code 0: done, 1: failed, 2: wrong usage or configuration. */
 export async function main(argv: readonly string[], io: Io = processIo): Promise<number> {
   const version = versionOf(new URL('../../package.json', import.meta.url))
-  const run = (config: ShootConfig) => keep(config, version)
+  const run = (config: ShootConfig, warnings: readonly string[]) => keep(config, warnings, version)
   return runProgram(createCli({ version, run, io }), argv, io)
 }
 
-async function keep(config: ShootConfig, version: string): Promise<void> {
+async function keep(config: ShootConfig, warnings: readonly string[], version: string): Promise<void> {
   tuneHeap()
   giveMemoryBack()
   // Only `run` needs the whole client; the other commands start faster without.
@@ -26,6 +26,7 @@ async function keep(config: ShootConfig, version: string): Promise<void> {
   const log = createLog({ ...config.log, onDrop: lines => metrics.logLinesDropped.inc(lines) })
   process.once('exit', () => log.flush())
   log.info({ version }, `${NAME} starts`)
+  for (const warning of warnings) log.warn({ event: 'config.renamed' }, warning)
   for (const warning of secureEnvironment()) log.warn(warning)
   await runService(new Client(config, { log, metrics }), { log })
   log.info(`${NAME} stopped`)

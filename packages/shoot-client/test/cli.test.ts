@@ -14,7 +14,7 @@ servers:
 tls: { ca: ca.crt, cert: c.crt, key: c.key }
 `
 
-type Said = { code: number; out: string; err: string; ran: ShootConfig[] }
+type Said = { code: number; out: string; err: string; ran: ShootConfig[]; warnings: string[] }
 
 async function configFile(t: Test, yaml: string): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'cli-'))
@@ -24,13 +24,16 @@ async function configFile(t: Test, yaml: string): Promise<string> {
 }
 
 async function say(argv: string[], env: NodeJS.ProcessEnv = {}): Promise<Said> {
-  const said: Said = { code: -1, out: '', err: '', ran: [] }
+  const said: Said = { code: -1, out: '', err: '', ran: [], warnings: [] }
   const io = {
     env,
     out: (text: string) => void (said.out += text),
     err: (text: string) => void (said.err += text)
   }
-  const run = async (config: ShootConfig): Promise<void> => void said.ran.push(config)
+  const run = async (config: ShootConfig, warnings: readonly string[]): Promise<void> => {
+    said.ran.push(config)
+    said.warnings.push(...warnings)
+  }
   said.code = await runProgram(createCli({ version: '1.2.3', run, io }), argv, io)
   return said
 }
@@ -60,7 +63,7 @@ t.test('run gets the configuration: file, variables, flags', async t => {
     {
       TENDRIL_CLUSTER: 'other',
       TENDRIL_TARGETS_ALLOW: '[10.0.0.0/8]',
-      TENDRIL_GATEWAY: '{ url: "http://g:1", headers: { A: b } }'
+      TENDRIL_UPSTREAM_PROXY: '{ url: "http://g:1", headers: { A: b } }'
     }
   )
 
@@ -71,9 +74,23 @@ t.test('run gets the configuration: file, variables, flags', async t => {
       proxy: 'none',
       servers: [{ address: '127.0.0.1:1' }],
       targets: { allow: ['10.0.0.0/8'] },
-      gateway: { url: 'http://g:1', headers: { A: 'b' } }
+      upstreamProxy: { url: 'http://g:1', headers: { A: 'b' } }
     }
   ])
+})
+
+t.test('a key given by its old name is a warning for run and in check-config', async t => {
+  const file = await configFile(t, `${SHOOT}gateway: { url: http://192.0.2.8:1 }\n`)
+  const sentence = `${file}:5:1: gateway: renamed to upstreamProxy; the old name will go`
+
+  const run = await say(['run', '-c', file])
+  t.match(run, { code: 0, ran: [{ upstreamProxy: { url: 'http://192.0.2.8:1' } }], warnings: [sentence] })
+
+  const { code, out } = await say(['check-config', '-c', file])
+  t.equal(code, 0)
+  t.match(out, `# Warning: ${sentence}\n`)
+  t.match(parse(out), { upstreamProxy: { url: 'http://192.0.2.8:1' } })
+  t.notOk('gateway' in parse(out))
 })
 
 t.test('check-config prints all that is in force', async t => {
@@ -111,7 +128,10 @@ t.test(
     }
     const { code, out } = await say(['check-config', '-c', file], env)
     const none = await say(['check-config', '-c', file, '--proxy', 'none'], env)
-    const gateway = await say(['check-config', '-c', file, '--set', 'gateway.url=http://192.0.2.8:1'], env)
+    const upstreamProxy = await say(
+      ['check-config', '-c', file, '--set', 'upstreamProxy.url=http://192.0.2.8:1'],
+      env
+    )
 
     t.equal(code, 0)
     t.match(out, '#   wss://vpn.demo.test:443  through http://***@proxy.test:3128 (HTTPS_PROXY)\n')
@@ -121,9 +141,9 @@ t.test(
     t.match(none.out, '#   wss://vpn.demo.test:443  directly (proxy)\n')
     t.notMatch(none.out, 'SOCKS')
     t.match(
-      gateway.out,
+      upstreamProxy.out,
       '#   wss://vpn.demo.test:443  directly (NO_PROXY)\n',
-      'a gateway is what is connected to'
+      'an upstream proxy is what is connected to'
     )
   }
 )

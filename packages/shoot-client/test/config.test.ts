@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { ConfigError, loadConfig, showConfig } from '@tendril/common/config'
+import { ConfigError, type LoadOptions, loadConfig, parseSet, showConfig } from '@tendril/common/config'
 import { type ShootConfig, shootSchema } from '../src/config.js'
 
 const BASE = 'cluster: demo\ntls: { ca: ca.crt, cert: c.crt, key: c.key }\n'
@@ -31,7 +31,7 @@ servers:
     address: 127.0.0.1:10443
 tls: { ca: ca.crt, cert: c.crt, key: c.key }
 proxy: env
-gateway: { url: http://gateway.test:8443, headers: { X-Gardener-Destination: outbound|1194||x } }
+upstreamProxy: { url: http://proxy.test:8443, headers: { X-Gardener-Destination: outbound|1194||x } }
 targets: { allow: [127.0.0.0/8], deny: [] }
 admin: { listen: 127.0.0.1:8096 }
 `
@@ -42,7 +42,10 @@ admin: { listen: 127.0.0.1:8096 }
     servers: [{ url: 'wss://vpn.demo.test:443', address: '127.0.0.1:10443' }],
     tls: { ca: /^\/.*\/ca\.crt$/, onExpiry: 'end' },
     proxy: 'env',
-    gateway: { url: 'http://gateway.test:8443', headers: { 'X-Gardener-Destination': 'outbound|1194||x' } },
+    upstreamProxy: {
+      url: 'http://proxy.test:8443',
+      headers: { 'X-Gardener-Destination': 'outbound|1194||x' }
+    },
     connectTimeout: 10_000,
     reconnect: { maxDelay: 30_000 },
     targets: { allow: ['127.0.0.0/8'], deny: [], dialTimeout: 4_000 },
@@ -135,7 +138,7 @@ t.test('a proxy is env, none or a URL, and its password is shown to nobody', asy
 })
 
 t.test(
-  'what cannot be sent to a proxy or gateway is refused here, and the secret is not repeated',
+  'what cannot be sent to a proxy or upstream proxy is refused here, and the secret is not repeated',
   async t => {
     const read = (extra: string) => load(t, BASE + SERVER + extra)
     for (const url of [
@@ -154,11 +157,46 @@ t.test(
     }
     for (const url of ['http://user:50%25@proxy:3128', 'http://u:%FF%3A%20@proxy'])
       t.equal((await read(`proxy: '${url}'\n`)).proxy, url)
-    const gateway = (value: string) => `gateway: { url: 'http://gw', headers: { X: '${value}' } }\n`
+    const upstreamProxy = (value: string) =>
+      `upstreamProxy: { url: 'http://gw', headers: { X: '${value}' } }\n`
     for (const value of ['\u0100', 'a\u{1F600}'])
-      await t.rejects(read(gateway(value)), {
-        message: /gateway\.headers\.X: the value of a header has no .* above U\+00FF/
+      await t.rejects(read(upstreamProxy(value)), {
+        message: /upstreamProxy\.headers\.X: the value of a header has no .* above U\+00FF/
       })
-    t.equal((await read(gateway('caf\u00e9 \u00ff'))).gateway?.headers['X'], 'caf\u00e9 \u00ff')
+    t.equal((await read(upstreamProxy('caf\u00e9 \u00ff'))).upstreamProxy?.headers['X'], 'caf\u00e9 \u00ff')
   }
 )
+
+t.test('gateway is the old name of upstreamProxy, in the file, in variables and flags', async t => {
+  const dir = await mkdtemp(join(tmpdir(), 'shoot-'))
+  t.teardown(() => rm(dir, { recursive: true }))
+  const file = join(dir, 'shoot.yaml')
+  const read = async (yaml: string, options: Omit<LoadOptions, 'file' | 'onWarning'> = {}) => {
+    const warnings: string[] = []
+    await writeFile(file, `${BASE}${SERVER}${yaml}`)
+    const config = await loadConfig(shootSchema, { file, ...options, onWarning: line => warnings.push(line) })
+    t.notOk('gateway' in config)
+    return { url: config.upstreamProxy?.url, warnings }
+  }
+  const renamed = 'gateway: renamed to upstreamProxy; the old name will go'
+
+  t.same(await read('upstreamProxy: { url: http://a }'), { url: 'http://a', warnings: [] })
+  t.same(await read('gateway: { url: http://a }'), { url: 'http://a', warnings: [`${file}:4:1: ${renamed}`] })
+  t.same(await read('', { env: { TENDRIL_GATEWAY_URL: 'http://b' } }), {
+    url: 'http://b',
+    warnings: [`TENDRIL_GATEWAY_URL: ${renamed}`]
+  })
+  t.same(await read('', { overrides: [parseSet('gateway.url=http://c')] }), {
+    url: 'http://c',
+    warnings: [`--set gateway.url: ${renamed}`]
+  })
+  await t.rejects(read('gateway: { url: http://a }\nupstreamProxy: { url: http://a }'), {
+    message: /shoot.yaml:4:1: gateway: renamed to upstreamProxy, which is given as well/
+  })
+  await t.rejects(read('gateway: { url: http://a }', { env: { TENDRIL_UPSTREAM_PROXY_URL: 'http://b' } }), {
+    message: /shoot.yaml:4:1: gateway: renamed to upstreamProxy, which is given as well/
+  })
+  await t.rejects(read('gateway: { ulr: http://a }'), {
+    message: /gateway\.ulr: unknown key; did you mean url/
+  })
+})

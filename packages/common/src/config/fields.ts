@@ -24,6 +24,8 @@ export type Field = {
   show?: (value: unknown) => unknown
   /** The value may hold a secret, so an error never repeats it. */
   secret?: true
+  /** This key is the old name of that one. See renamed.ts. */
+  renamedTo?: string
 }
 
 type Schema = z.core.$ZodType
@@ -48,12 +50,19 @@ function about(options: { about?: string }): { about?: string } {
   return options.about === undefined ? {} : { about: options.about }
 }
 
-/** A mapping with exactly these keys. Add `.optional()`, or `.prefault({})` for one that is all defaults. */
-export function section<S extends z.core.$ZodShape>(sentence: string, shape: S) {
+/**
+ * A mapping with exactly these keys; `renamedTo` makes it the old name of another key. Add `.optional()`, or `.prefault({})` for one that is all defaults.
+ */
+export function section<S extends z.core.$ZodShape>(
+  sentence: string,
+  shape: S,
+  { renamedTo }: Pick<Field, 'renamedTo'> = {}
+) {
   return field(z.strictObject(shape), {
     type: 'section',
     expected: 'a mapping of keys to values',
-    about: sentence
+    about: sentence,
+    ...(renamedTo !== undefined && { renamedTo })
   })
 }
 

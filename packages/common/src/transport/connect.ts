@@ -1,9 +1,9 @@
 /**
- * Connects to a server: a socket that leads there, then TLS, then the WebSocket upgrade. One attempt under one bound;
- * the keeper repeats it. Between two steps `owned` has the socket and destroys it when the next one fails, so that no way
- * out of here leaves one open. Here is only the direct way; what proxies and gateways ask for is the client's matter.
+ * Connects to a server: a socket that leads there, then TLS, then the WebSocket upgrade. One attempt under one time
+ * limit; the tunnel manager repeats it. Between two steps `owned` holds the socket and destroys it when the next step
+ * fails, so that nothing stays open. Only direct connections are made here; shoot-client adds connectors through proxies.
  *
- *   way: resolve, connect  →  TLS to the server  →  WebSocket
+ *   connector: resolve, connect  →  TLS to the server  →  WebSocket
  */
 import type { Socket } from 'node:net'
 import { isIP } from 'node:net'
@@ -34,13 +34,13 @@ export type Attempt = {
 }
 
 /** Opens a socket that leads to the destination, by whatever is in between. */
-export type Way = (connectTarget: ConnectTarget, attempt: Attempt) => Promise<Socket>
+export type Connector = (connectTarget: ConnectTarget, attempt: Attempt) => Promise<Socket>
 
 export type ConnectOptions = {
   /** Certificates for the TLS to the server: what `Bundle.tlsOptions()` gives at the moment of the attempt. */
   tls?: Pick<ConnectionOptions, 'ca' | 'cert' | 'key'>
   /** Default: directly. */
-  way?: Way
+  connector?: Connector
   /** Of the upgrade request. */
   headers?: Record<string, string>
   /** Passed to `ws`. Default: those of websocket.ts. */
@@ -62,7 +62,7 @@ const systemResolve = remembering(createResolve(), { clock: systemClock })
 /**
  * One attempt. The name is resolved anew and certificates are read from `tls` each time; nothing is remembered but the
  * last known addresses of a name, for when nameservers are silent (remember.ts).
- * Rejects with `SERVER_UNREACHABLE`, `SERVER_NOT_IDENTIFIED`, `PROTOCOL_ERROR`, `BAD_CONFIG`, what the way rejects
+ * Rejects with `SERVER_UNREACHABLE`, `SERVER_NOT_IDENTIFIED`, `PROTOCOL_ERROR`, `BAD_CONFIG`, what the connector rejects
  * with, or the server's own refusal (`CLIENT_NOT_IDENTIFIED`, `CLUSTER_DENIED`, `UNKNOWN_CLUSTER`, …); `CLOSED` when
  * aborted. The WebSocket starts to read on the next turn of the event loop.
  */
@@ -91,13 +91,13 @@ export async function connect(server: ServerAddress, options: ConnectOptions): P
 }
 
 async function steps(server: ServerAddress, options: ConnectOptions, attempt: Attempt): Promise<Connected> {
-  const { tls, headers, websocketOptions = websocketClientOptions, way = directly } = options
+  const { tls, headers, websocketOptions = websocketClientOptions, connector = connectDirectly } = options
   const { signal, progress } = attempt
   const connectTarget = connectTargetOf(server)
   const { destination, secured: isSecured } = connectTarget
   const serverName = server.serverName ?? connectTarget.host
 
-  const raw = await way(connectTarget, attempt)
+  const raw = await connector(connectTarget, attempt)
   progress.code = 'SERVER_UNREACHABLE'
   progress.waitingFor = `${formatHostPort(destination)} (TLS handshake as ${serverName})`
   const upgradeOver = (socket: Socket): Promise<Upgraded> => {
@@ -111,7 +111,7 @@ async function steps(server: ServerAddress, options: ConnectOptions, attempt: At
   return { ...(await upgradeOver(secured)), secured }
 }
 
-const directly: Way = ({ destination }, attempt) =>
+const connectDirectly: Connector = ({ destination }, attempt) =>
   openSocket(destination, formatHostPort(destination), 'SERVER_UNREACHABLE', attempt)
 
 /** Resolves a host, anew each time, and connects to it. Rejects with `code`, and a sentence that begins with `name`. */

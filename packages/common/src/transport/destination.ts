@@ -17,7 +17,7 @@ export type ServerAddress = {
 /** Host without brackets. */
 export type Destination = { host: string; port: number }
 
-/** What a connection to a server has to reach, over a proxy and a gateway or directly. */
+/** What a connection to a server has to reach, over a proxy and an upstream proxy or directly. */
 export type ConnectTarget = {
   destination: Destination
   /** The host of the server's URL, which may be another than that of the destination. */

@@ -1,5 +1,5 @@
 /**
- * TLS on top of a socket that leads somewhere: to the server, or to a proxy or gateway that speaks TLS itself. And what
+ * TLS on top of a socket that leads somewhere: to the server, or to a proxy that speaks TLS itself. And what
  * OpenSSL says when it fails, in sentences. Verification is never optional.
  */
 import { isIP } from 'node:net'

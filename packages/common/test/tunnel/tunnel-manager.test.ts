@@ -58,7 +58,7 @@ t.test('a thousand clients that fail together do not come back together', async 
   const delays: number[] = []
   for (let seed = 1; seed <= 1_000; seed++) {
     const backoff = createBackoff({ baseMs: 1_000, random: seeded(seed) })
-    // Lost, refused at once, refused again: the gateway is back after two seconds.
+    // Lost, refused at once, refused again: the server is back after two seconds.
     let at = backoff.delayAfter(60_000)
     while (at < 2_000) at += 20 + backoff.delayAfter(0)
     delays.push(at)

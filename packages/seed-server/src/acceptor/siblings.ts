@@ -73,7 +73,7 @@ export function connectSibling(
   return connect(
     { url: 'ws://sibling' },
     {
-      way: (_, attempt) => openSocket(path, attempt.signal),
+      connector: (_, attempt) => openSocket(path, attempt.signal),
       headers: { [CLUSTER_HEADER]: EVERY_CLUSTER },
       ...(timeoutMs !== undefined && { timeoutMs }),
       signal

@@ -1,8 +1,9 @@
 /**
- * The client's ways out to a server: direct, through a proxy, through a gateway, or through a gateway behind a proxy.
- * What comes after the way, TLS and the WebSocket upgrade under one bound, is common/transport/connect.
+ * The client's connections out to a server: direct, through a proxy, through an upstream proxy, or through an upstream proxy behind
+ * a proxy.
+ * What comes after that, TLS and the WebSocket upgrade under one bound, is common/transport/connect.
  *
- *   resolve, connect  →  CONNECT to the proxy  →  CONNECT to the gateway  →  (TLS to the server  →  WebSocket)
+ *   resolve, connect  →  CONNECT to the proxy  →  CONNECT to the upstream proxy  →  (TLS to the server  →  WebSocket)
  */
 import type { Socket } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
@@ -25,42 +26,46 @@ import type { Environment, ProxySetting } from './proxy.js'
 
 export type { ServerAddress } from '@tendril/common/transport/connect'
 
-export type Gateway = {
+export type UpstreamProxy = {
   /** `http://host:port`, or `https://` with a certificate from one of `hopCa`. */
   url: string
   /** Headers of its CONNECT, such as `X-Gardener-Destination`. */
   headers?: Record<string, string>
 }
 
-export type WayOptions = {
+export type ProxyOptions = {
   /** Default `env`. */
   proxy?: ProxySetting
   /** Complete value of `Proxy-Authorization`; beats user and password in the proxy's URL. */
   proxyAuthorization?: string
-  /** Authorities of an `https:` proxy or gateway. Default: those built into Node (NODE_EXTRA_CA_CERTS adds to them). */
+  /** Authorities of an `https:` proxy or upstream proxy. Default: those built into Node (NODE_EXTRA_CA_CERTS adds to them). */
   hopCa?: ConnectionOptions['ca']
-  gateway?: Gateway
+  upstreamProxy?: UpstreamProxy
   /** Where proxies are looked up. Default process.env. */
   env?: Environment
 }
 
-export type ConnectOptions = Omit<CommonOptions, 'way'> & WayOptions
+export type ConnectOptions = Omit<CommonOptions, 'connector'> & ProxyOptions
 
 /** One attempt. Rejects as common's `connect` does, and with `PROXY_REFUSED`. */
 export function connectServer(server: ServerAddress, options: ConnectOptions): Promise<Connected> {
   return connect(server, {
     ...options,
-    way: (connectTarget, attempt) => way(connectTarget, attempt, options)
+    connector: (connectTarget, attempt) => connectThroughProxies(connectTarget, attempt, options)
   })
 }
 
 /** A socket that leads to the destination, by whatever is in between. */
-async function way(connectTarget: ConnectTarget, attempt: Attempt, options: WayOptions): Promise<Socket> {
-  const { proxyAuthorization, gateway } = options
+async function connectThroughProxies(
+  connectTarget: ConnectTarget,
+  attempt: Attempt,
+  options: ProxyOptions
+): Promise<Socket> {
+  const { proxyAuthorization, upstreamProxy } = options
   const { destination } = connectTarget
   const { signal, progress } = attempt
-  const gatewayUrl = gateway && new URL(gateway.url)
-  const next = gatewayUrl ? destinationOf(gatewayUrl) : destination
+  const upstreamUrl = upstreamProxy && new URL(upstreamProxy.url)
+  const next = upstreamUrl ? destinationOf(upstreamUrl) : destination
   const { proxy } = proxyTo(connectTarget, options)
 
   let socket: Socket
@@ -73,31 +78,31 @@ async function way(connectTarget: ConnectTarget, attempt: Attempt, options: WayO
     socket = await owned(socket, raw => secureHop(raw, proxy, name, options, signal))
     socket = await owned(socket, secured => requestHop(secured, { name, destination: next, headers, signal }))
   } else {
-    const name = gatewayUrl ? `gateway ${gatewayUrl.origin}` : formatHostPort(destination)
-    socket = await openSocket(next, name, gateway ? 'PROXY_REFUSED' : 'SERVER_UNREACHABLE', attempt)
+    const name = upstreamUrl ? `upstream proxy ${upstreamUrl.origin}` : formatHostPort(destination)
+    socket = await openSocket(next, name, upstreamProxy ? 'PROXY_REFUSED' : 'SERVER_UNREACHABLE', attempt)
   }
-  if (!gatewayUrl) return socket
+  if (!upstreamUrl) return socket
 
-  const name = `gateway ${gatewayUrl.origin}`
+  const name = `upstream proxy ${upstreamUrl.origin}`
   progress.code = 'PROXY_REFUSED'
   progress.waitingFor = name
-  socket = await owned(socket, raw => secureHop(raw, gatewayUrl, name, options, signal))
+  socket = await owned(socket, raw => secureHop(raw, upstreamUrl, name, options, signal))
   return owned(socket, secured =>
     requestHop(secured, {
       name,
       destination,
       signal,
-      ...(gateway?.headers && { headers: gateway.headers })
+      ...(upstreamProxy?.headers && { headers: upstreamProxy.headers })
     })
   )
 }
 
-/** TLS to a proxy or gateway, if it is asked for by https. Its failures are the hop's, not the server's. */
+/** TLS to a proxy or upstream proxy, if it is asked for by https. Its failures are the hop's, not the server's. */
 async function secureHop(
   socket: Socket,
   url: URL,
   name: string,
-  { hopCa }: WayOptions,
+  { hopCa }: ProxyOptions,
   signal: AbortSignal
 ): Promise<Socket> {
   if (url.protocol !== 'https:') return socket

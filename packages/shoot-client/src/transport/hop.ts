@@ -1,5 +1,5 @@
 /**
- * One HTTP CONNECT over a socket that is open already: how a proxy or a gateway is asked for the way on. Written here
+ * One HTTP CONNECT over a socket that is open already: how a proxy is asked for the way on. Written here
  * rather than left to Node's HTTP client, which takes an interim answer for the final one and refuses for fields that a
  * CONNECT is to ignore. RFC 9110 section 9.3.6; what is read of the answer is in connect-answer.ts.
  */

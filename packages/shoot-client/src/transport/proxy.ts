@@ -21,13 +21,17 @@ export type ProxyChoice = {
   source: string | undefined
 }
 
-/** The proxy on the way to a server, or to the gateway in front of it. Throws as `chooseProxy` does. */
+/** The proxy on the way to a server, or to the upstream proxy in front of it. Throws as `chooseProxy` does. */
 export function proxyTo(
   { destination, host, secured }: ConnectTarget,
-  { proxy = 'env', gateway, env }: { proxy?: ProxySetting; gateway?: { url: string }; env?: Environment }
+  {
+    proxy = 'env',
+    upstreamProxy,
+    env
+  }: { proxy?: ProxySetting; upstreamProxy?: { url: string }; env?: Environment }
 ): ProxyChoice {
-  // A gateway is asked with CONNECT and carries TLS: that is what HTTPS_PROXY is about.
-  if (gateway) return chooseProxy([destinationOf(new URL(gateway.url))], true, proxy, env)
+  // An upstream proxy is asked with CONNECT and carries TLS: that is what HTTPS_PROXY is about.
+  if (upstreamProxy) return chooseProxy([destinationOf(new URL(upstreamProxy.url))], true, proxy, env)
   return chooseProxy([{ host, port: destination.port }, destination], secured, proxy, env)
 }
 

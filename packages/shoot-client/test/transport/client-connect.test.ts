@@ -114,7 +114,7 @@ t.test('without TLS on loopback', async t => {
   await closed(websocket)
 })
 
-t.test('through proxies and gateways, alone and in each other', async t => {
+t.test('through proxies and upstream proxies, alone and in each other', async t => {
   const hopTls = leaf(['localhost', '127.0.0.1'])
   const server = await tunnelServer(t, serverTls)
   const target = { host: server.host, port: server.port }
@@ -153,32 +153,32 @@ t.test('through proxies and gateways, alone and in each other', async t => {
   await closed(env.websocket)
 
   const destination = 'outbound|443||vpn-seed-server.shoot--demo.svc.cluster.local'
-  const gatewayOptions = {
+  const upstreamOptions = {
     refuse: (head: string) =>
       head.includes(`\r\nX-Gardener-Destination: ${destination}\r\n`)
         ? undefined
         : 'HTTP/1.1 301 Moved\r\n\r\n'
   }
   for (const tls of [undefined, hopTls]) {
-    const gateway = await proxyServer(t, { ...gatewayOptions, ...(tls && { tls }), to: target })
-    const url = `${tls ? 'https' : 'http'}://127.0.0.1:${gateway.port}`
+    const upstreamProxy = await proxyServer(t, { ...upstreamOptions, ...(tls && { tls }), to: target })
+    const url = `${tls ? 'https' : 'http'}://127.0.0.1:${upstreamProxy.port}`
     const headers = { 'X-Gardener-Destination': destination }
     for (const proxy of ['none', `http://127.0.0.1:${http.port}`]) {
       const { websocket } = await dial(
         { host: '192.0.2.1', port: 443 },
-        { ...common, proxy, gateway: { url, headers } }
+        { ...common, proxy, upstreamProxy: { url, headers } }
       )
       t.equal(await speak(websocket), 'hello ping', `${url} behind ${proxy}`)
       await closed(websocket)
     }
-    t.equal(seen(http.heads.at(-1))[0], `CONNECT 127.0.0.1:${gateway.port} HTTP/1.1`)
-    t.equal(seen(gateway.heads[0])[0], 'CONNECT 192.0.2.1:443 HTTP/1.1')
-    t.notOk(gateway.heads[0]?.includes('Proxy-Authorization'))
-    t.match(await refused(dial(target, { ...common, gateway: { url } })), {
+    t.equal(seen(http.heads.at(-1))[0], `CONNECT 127.0.0.1:${upstreamProxy.port} HTTP/1.1`)
+    t.equal(seen(upstreamProxy.heads[0])[0], 'CONNECT 192.0.2.1:443 HTTP/1.1')
+    t.notOk(upstreamProxy.heads[0]?.includes('Proxy-Authorization'))
+    t.match(await refused(dial(target, { ...common, upstreamProxy: { url } })), {
       code: 'PROXY_REFUSED',
-      detail: `gateway ${url} answered 301 Moved`
+      detail: `upstream proxy ${url} answered 301 Moved`
     })
-    await gateway.deserted()
+    await upstreamProxy.deserted()
   }
   await server.deserted()
 })
@@ -291,7 +291,7 @@ t.test('who never answers is named when the time is up, at every stage, and noth
   for (const scheme of ['http', 'https']) {
     const url = `${scheme}://${at(silent)}`
     t.match(await outOfTime(silent, 1, { proxy: url }), refusedBy(`proxy ${url}`))
-    t.match(await outOfTime(silent, 1, { gateway: { url } }), refusedBy(`gateway ${url}`))
+    t.match(await outOfTime(silent, 1, { upstreamProxy: { url } }), refusedBy(`upstream proxy ${url}`))
   }
   const silentTls = await listen(t, socket => socket.resume(), { tls: serverTls })
   t.match(await outOfTime(silentTls, 1, {}), unreachable(`${at(silentTls)} (WebSocket upgrade)`))
@@ -314,7 +314,7 @@ t.test('an abort ends an attempt at once, at every stage', async t => {
     [silent, {}],
     [silentTls, {}],
     [silent, { proxy: via }],
-    [silent, { gateway: { url: via } }]
+    [silent, { upstreamProxy: { url: via } }]
   ]
   for (const [listener, options] of ways) {
     const controller = new AbortController()
@@ -398,7 +398,7 @@ t.test('a hop that nobody vouches for is told with the store that would have to'
   const builtIn = /from an authority that is not among those built into Node \(proxyCa or NODE_EXTRA_CA_CERTS/
   const others = authority('another ca').ca
 
-  for (const hop of [{ proxy: url }, { gateway: { url } }]) {
+  for (const hop of [{ proxy: url }, { upstreamProxy: { url } }]) {
     t.match(await refused(dial(unreached, hop)), { code: 'PROXY_REFUSED', detail: builtIn })
     t.match(await refused(dial(unreached, { ...hop, hopCa: others })), {
       code: 'PROXY_REFUSED',
@@ -496,9 +496,9 @@ t.test('an attempt that fails between two steps leaves no socket open, whatever 
       'BAD_CONFIG'
     ],
     [
-      'a header of the gateway',
+      'a header of the upstream proxy',
       proxy,
-      { gateway: { url: `http://${at(proxy)}`, headers: { X: beyond } } },
+      { upstreamProxy: { url: `http://${at(proxy)}`, headers: { X: beyond } } },
       'BAD_CONFIG'
     ],
     [
@@ -531,7 +531,8 @@ t.test('an attempt that fails between two steps leaves no socket open, whatever 
     const before = await descriptors()
     for (let attempt = 0; attempt < 5; attempt++) {
       // One that leads on to the server must not go there directly.
-      const to = options.proxy === undefined && !options.gateway ? first : { host: '192.0.2.1', port: 443 }
+      const to =
+        options.proxy === undefined && !options.upstreamProxy ? first : { host: '192.0.2.1', port: 443 }
       const error = await refused(dial(to, options))
       t.equal(error.code, code, `${what}: ${error.message}`)
     }
