@@ -5,6 +5,7 @@ import { readRoute } from '@tendril/common/policy/routes'
 import { Registry } from '@tendril/seed-server/registry/registry'
 import { memoryCarrierPair } from '../support/simple-memory-carrier.js'
 import { WHOLE, figure } from './traffic.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const CLIENTS = 1_000
 const ROUTES = 64
@@ -47,7 +48,7 @@ function registryOf(clients: number, routes: number) {
       const before = process.cpuUsage()
       for (let at = 0; at < dials; at++) {
         const target: Target = { proto: 'tcp', host: `${networkOf(at * 37)}.7`, port: 10250 }
-        const stream = await dial(target, { signal, timeoutMs: 30_000 })
+        const stream = await dial(target, dialContext({ signal, timeoutMs: 30_000 }))
         stream.resume().end()
       }
       const { user, system } = process.cpuUsage(before)

@@ -12,6 +12,7 @@ import { collectGarbage } from '@tendril/common/test/support/garbage'
 import { until } from '../support/child-process.js'
 import { type MemoryCarrier, memoryCarriers } from '@tendril/common/test/support/memory-carrier'
 import { MIB, figure } from './traffic.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const LINKS = 100
 const STREAMS = 4
@@ -51,7 +52,7 @@ t.test(`${LINKS} links down with full replay buffers stay inside the documented 
     if (session.state === 'greeting') await once(session, 'open')
     for (let count = 0; count < STREAMS; count++) {
       const target = { proto: 'tcp' as const, host: 'h', port: 1 }
-      streams.push(await session.dial(target, { signal: new AbortController().signal }))
+      streams.push(await session.dial(target, dialContext()))
     }
   }
   await collectGarbage()

@@ -6,6 +6,7 @@
 import type { Duplex } from 'node:stream'
 import { Session, type SessionLimits } from '@tendril/common/mux/session'
 import { type World, createWorld, dice } from './schedule.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 /** Small, so that windows, replay buffers and messages are full and cut all the time. */
 const LIMITS: Partial<SessionLimits> = {
@@ -149,7 +150,7 @@ export async function createStreamWorld(seed: number): Promise<StreamWorld> {
       server
         .dial(
           { proto: 'tcp', host: `h${id}`, port: 1 },
-          { signal: new AbortController().signal, timeoutMs: 600_000 }
+          dialContext({ signal: new AbortController().signal, timeoutMs: 600_000 })
         )
         .then(
           stream => {

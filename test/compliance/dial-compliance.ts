@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { createHash } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import type { Test } from 'tap'
-import { TunnelError, type Dial, type DialOptions } from '@tendril/common'
+import { TunnelError, type Dial, type DialContext } from '@tendril/common'
 import { until } from '../support/child-process.js'
 import {
   bannerTarget,
@@ -20,6 +20,7 @@ import {
   stalledTarget,
   tcpTarget
 } from '../support/targets.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 export type DialUnderTest = {
   /** Reaches loopback targets. */
@@ -47,10 +48,10 @@ export function dialCompliance(t: Test, name: string, makeDial: MakeDial): void 
       t.teardown(() => {
         for (const stream of streams) stream.on('error', () => {}).destroy()
       })
-      const dial = async (target: { host: string; port: number }, options: Partial<DialOptions> = {}) => {
+      const dial = async (target: { host: string; port: number }, options: Partial<DialContext> = {}) => {
         const stream = await made.dial(
           { proto: 'tcp', host: target.host, port: target.port },
-          { signal: new AbortController().signal, ...options }
+          dialContext({ signal: new AbortController().signal, ...options })
         )
         streams.push(stream)
         return stream
@@ -337,7 +338,7 @@ export function dialCompliance(t: Test, name: string, makeDial: MakeDial): void 
 }
 
 type Tools = {
-  dial: (target: { host: string; port: number }, options?: Partial<DialOptions>) => Promise<Duplex>
+  dial: (target: { host: string; port: number }, options?: Partial<DialContext>) => Promise<Duplex>
   destroyResets: boolean
 }
 

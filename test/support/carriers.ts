@@ -66,7 +66,10 @@ export async function sessionPair(
   limits: Partial<SessionLimits> = {}
 ): Promise<{ dial: Dial; near: Session; far: Session }> {
   const near = new Session(nearCarrier, { limits })
-  const far = new Session(farCarrier, { limits, onOpen: serve(dial) })
+  const far = new Session(farCarrier, {
+    limits,
+    onOpen: serve(dial, { remote: { kind: 'server', name: 'near' } })
+  })
   t.teardown(() => {
     near.close()
     far.close()

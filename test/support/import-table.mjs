@@ -11,6 +11,7 @@ const shared = [
   'common/index',
   'common/errors',
   'common/dial',
+  'common/principal',
   'common/carrier',
   'common/clock',
   'common/message-buffer',
@@ -30,7 +31,14 @@ export const table = [
   // Pure: bytes and numbers in, bytes and numbers out.
   {
     files: ['common/wire/**'],
-    may: ['common/wire/**', 'common/errors', 'type:common/dial', 'node:buffer', 'node:net#isIP,isIPv4,isIPv6']
+    may: [
+      'common/wire/**',
+      'common/errors',
+      'type:common/dial',
+      'type:common/principal',
+      'node:buffer',
+      'node:net#isIP,isIPv4,isIPv6'
+    ]
   },
   {
     files: ['common/fair-budget', 'common/counted-limit', 'common/token-bucket'],
@@ -148,7 +156,15 @@ export const table = [
   // The listeners of the server.
   {
     files: ['seed-server/acceptor/**'],
-    may: ['seed-server/acceptor/**', 'common/*', 'common/identity/**', 'common/transport/**', 'node:*', 'ws']
+    may: [
+      'seed-server/acceptor/**',
+      'seed-server/party',
+      'common/*',
+      'common/identity/**',
+      'common/transport/**',
+      'node:*',
+      'ws'
+    ]
   },
   {
     files: ['seed-server/front/**'],
@@ -328,6 +344,7 @@ export const table = [
       'seed-server/server-metrics',
       'seed-server/egress',
       'seed-server/limits',
+      'seed-server/party',
       'seed-server/server-bounds',
       'common/*',
       'common/config/**',

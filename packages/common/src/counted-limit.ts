@@ -63,24 +63,19 @@ export class CountedLimitPerKey {
  * equally between them and kept for each, whether or not it uses it; the other half is for whoever comes first. So one
  * party alone may have more than half, and whatever all others have, each still gets what is kept for it.
  */
-export class SharedLimit {
+export class SharedLimit<Party = string> {
   readonly limit: number
   /** What each party can have in any case: at least one if the limit is that large. */
   readonly keptForEach: number
   readonly #name: LimitName
-  readonly #onRefused: ((party: string) => void) | undefined
-  readonly #counts: Map<string, number>
+  readonly #onRefused: ((party: Party) => void) | undefined
+  readonly #counts: Map<Party, number>
   #count = 0
   /** Of these, what parties have beyond what is kept for them. */
   #beyond = 0
 
   /** `parties`: all there can be; others are refused. */
-  constructor(
-    limit: number,
-    parties: readonly string[],
-    name: LimitName,
-    onRefused?: (party: string) => void
-  ) {
+  constructor(limit: number, parties: readonly Party[], name: LimitName, onRefused?: (party: Party) => void) {
     this.limit = limit
     this.keptForEach = Math.floor(limit / parties.length / (limit < 2 * parties.length ? 1 : 2))
     this.#name = name
@@ -94,7 +89,7 @@ export class SharedLimit {
   }
 
   /** @throws TunnelError OVERLOADED when nothing is left that this party may have, with the key and its value. */
-  acquire(party: string): Release {
+  acquire(party: Party): Release {
     if (!this.#mayHaveOneMore(party)) {
       this.#onRefused?.(party)
       throw new TunnelError('OVERLOADED', this.#refusal())
@@ -103,13 +98,13 @@ export class SharedLimit {
     return once(() => this.#add(party, -1))
   }
 
-  #mayHaveOneMore(party: string): boolean {
+  #mayHaveOneMore(party: Party): boolean {
     const count = this.#counts.get(party)
     if (count === undefined) return false
     return count < this.keptForEach || this.#beyond < this.limit - this.keptForEach * this.#counts.size
   }
 
-  #add(party: string, change: 1 | -1): void {
+  #add(party: Party, change: 1 | -1): void {
     const before = this.#counts.get(party) ?? 0
     const beyond = (count: number): number => Math.max(0, count - this.keptForEach)
     this.#counts.set(party, before + change)

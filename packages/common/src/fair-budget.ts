@@ -24,9 +24,9 @@ export interface BudgetShare {
   release(bytes: number): void
 }
 
-export class FairBudget {
+export class FairBudget<Party = string> {
   readonly totalBytes: number
-  readonly #shares = new Map<string, BudgetShare>()
+  readonly #shares = new Map<Party | undefined, BudgetShare>()
   #usedBytes = 0
   /** Of these, what was taken while nothing was free. */
   #beyondBytes = 0
@@ -44,7 +44,7 @@ export class FairBudget {
    * The share of a party, the same object whenever it is asked for. A party counts from then on, whether or not it uses
    * anything: name only those of the configuration. A budget with a single party is all its own.
    */
-  share(party = ''): BudgetShare {
+  share(party?: Party): BudgetShare {
     const known = this.#shares.get(party)
     if (known) return known
     const share = this.#newShare()

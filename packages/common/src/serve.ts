@@ -2,23 +2,48 @@
  * Puts a `Dial` behind a session: what the peer opens is dialled here and joined with the stream. With
  * `Session.dial` at the other end, a dial has then been carried across the wire.
  */
-import type { Dial, Target } from './dial.js'
+import { DIAL_TIMEOUT_MS, type Dial, type Target } from './dial.js'
 import { TunnelError } from './errors.js'
 import type { IncomingDial } from './mux/session.js'
+import type { LinkPrincipal } from './principal.js'
 import { type SpliceEnd, splice } from './splice.js'
 
 export type Served = { target: Target; end: SpliceEnd }
 
+export type ServeOptions = {
+  /** Whose certificate the link was verified with. */
+  remote: LinkPrincipal
+  /** Time limit of a dial for which the peer says none, in milliseconds. Default 4000. */
+  timeoutMs?: number
+  /** Hops that a dial over this link has at least, whatever the peer says. Default 0. */
+  leastHops?: number
+}
+
 /** An `onOpen` for `Session`. `onEnd` hears of every stream that was opened, when both of its sides are closed. */
-export function serve(dial: Dial, onEnd?: (served: Served) => void): (incoming: IncomingDial) => void {
-  return incoming => void answer(dial, incoming, onEnd)
+export function serve(
+  dial: Dial,
+  options: ServeOptions,
+  onEnd?: (served: Served) => void
+): (incoming: IncomingDial) => void {
+  return incoming => void answer(dial, incoming, options, onEnd)
 }
 
 /** Over when the stream is open: what only the dial needed is not kept for as long as the stream. */
-async function answer(dial: Dial, incoming: IncomingDial, onEnd?: (served: Served) => void): Promise<void> {
+async function answer(
+  dial: Dial,
+  incoming: IncomingDial,
+  { remote, timeoutMs: ownTimeoutMs = DIAL_TIMEOUT_MS, leastHops = 0 }: ServeOptions,
+  onEnd?: (served: Served) => void
+): Promise<void> {
   try {
     const { target, signal, timeoutMs } = incoming
-    const reached = await dial(target, { signal, ...(timeoutMs > 0 && { timeoutMs }) })
+    const reached = await dial(target, {
+      signal,
+      timeoutMs: timeoutMs > 0 ? timeoutMs : ownTimeoutMs,
+      principal: remote,
+      front: '',
+      hops: leastHops
+    })
     report(splice(incoming.accept(), reached), target, onEnd)
   } catch (error) {
     incoming.refuse(TunnelError.from(error))

@@ -7,10 +7,16 @@ import type { Dial } from '../src/dial.js'
 import { TunnelError } from '../src/errors.js'
 import { type Served, serve } from '../src/serve.js'
 import { POD, closeOf, never, readAll, sessionPair, turns, until } from './support/sessions.js'
+import { dialContext } from './support/dial-context.js'
 
 function served(t: Test, dial: Dial) {
   const ends: Served[] = []
-  return { ...sessionPair(t, { onOpen: serve(dial, end => ends.push(end)) }), ends }
+  return {
+    ...sessionPair(t, {
+      onOpen: serve(dial, { remote: { kind: 'server', name: 'near' } }, end => ends.push(end))
+    }),
+    ends
+  }
 }
 
 /** A TCP target, and a Dial that reaches it whatever it is asked for. */
@@ -46,7 +52,7 @@ t.test('the far dial gets target, time and signal; its stream is joined, half-cl
 
   const stream = await near.dial(
     { proto: 'tcp', host: 'node-1', port: 10250 },
-    { signal: never(), timeoutMs: 1500 }
+    dialContext({ signal: never(), timeoutMs: 1500 })
   )
   stream.end('question')
   await until(() => accepted.length === 1)
@@ -65,9 +71,9 @@ t.test('a refusal of the far dial arrives as it is; a foreign error as INTERNAL'
   const errors: unknown[] = [new TunnelError('TARGET_REFUSED', 'nobody there'), new Error('oops'), 'a string']
   const { near, far } = served(t, () => Promise.reject(errors.shift()))
 
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'TARGET_REFUSED', detail: 'nobody there' })
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'INTERNAL', detail: 'oops' })
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'INTERNAL', detail: 'a string' })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'TARGET_REFUSED', detail: 'nobody there' })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'INTERNAL', detail: 'oops' })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'INTERNAL', detail: 'a string' })
   t.equal(far.streamCount, 0)
 })
 
@@ -76,7 +82,7 @@ t.test('a dial that throws instead of rejecting is refused all the same', async 
     throw new TunnelError('TARGET_DENIED')
   })
 
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'TARGET_DENIED' })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'TARGET_DENIED' })
 })
 
 t.test('a caller who leaves cancels the far dial', async t => {
@@ -90,7 +96,7 @@ t.test('a caller who leaves cancels the far dial', async t => {
       })
   )
   const leave = new AbortController()
-  const dial = near.dial(POD, { signal: leave.signal })
+  const dial = near.dial(POD, dialContext({ signal: leave.signal }))
   await until(() => signal !== undefined)
 
   leave.abort()
@@ -112,7 +118,7 @@ t.test('what the far dial reaches after the caller left is destroyed: no orphan'
       return socket
     })
     const leave = new AbortController()
-    const dialling = near.dial(POD, { signal: leave.signal })
+    const dialling = near.dial(POD, dialContext({ signal: leave.signal }))
     dialling.catch(() => {})
     await until(() => accepted.length === 1)
 
@@ -134,7 +140,7 @@ t.test('a dial that gives back something already closed resets the caller', asyn
   await once(gone, 'close')
   const { near, ends } = served(t, async () => gone)
 
-  const stream = await near.dial(POD, { signal: never() })
+  const stream = await near.dial(POD, dialContext())
 
   t.ok(await closeOf(stream))
   await until(() => ends.length === 1)
@@ -143,7 +149,7 @@ t.test('a dial that gives back something already closed resets the caller', asyn
 t.test('a target that resets, resets the caller with TARGET_RESET, and the end says why', async t => {
   const { dial, accepted } = await tcpTarget(t)
   const { near, ends } = served(t, dial)
-  const stream = await near.dial(POD, { signal: never() })
+  const stream = await near.dial(POD, dialContext())
   await until(() => accepted.length === 1)
 
   accepted[0]!.resetAndDestroy()
@@ -156,7 +162,7 @@ t.test('a target that resets, resets the caller with TARGET_RESET, and the end s
 t.test('a caller who resets, resets the target', async t => {
   const { dial, accepted } = await tcpTarget(t)
   const { near } = served(t, dial)
-  const stream = await near.dial(POD, { signal: never() })
+  const stream = await near.dial(POD, dialContext())
   await until(() => accepted.length === 1)
   const error = new Promise<NodeJS.ErrnoException>(resolve => accepted[0]!.once('error', resolve))
   accepted[0]!.resume()
@@ -169,7 +175,7 @@ t.test('a caller who resets, resets the target', async t => {
 t.test('a lost link resets every target', async t => {
   const { dial, accepted } = await tcpTarget(t)
   const { near, nearCarrier, ends } = served(t, dial)
-  const streams = await Promise.all([1, 2, 3].map(() => near.dial(POD, { signal: never() })))
+  const streams = await Promise.all([1, 2, 3].map(() => near.dial(POD, dialContext())))
   await until(() => accepted.length === 3)
   for (const socket of accepted) socket.resume()
 
@@ -183,7 +189,7 @@ t.test('a lost link resets every target', async t => {
 t.test('a whole answer is not lost to the RST of a target that was told more', async t => {
   const { dial, accepted } = await tcpTarget(t)
   const { near } = served(t, dial)
-  const stream = await near.dial(POD, { signal: never() })
+  const stream = await near.dial(POD, dialContext())
   await until(() => accepted.length === 1)
   const size = 3 << 20
 
@@ -205,9 +211,9 @@ t.test('no end is reported for what was refused, and an end once for what was op
     async () => new PassThrough()
   ]
   const { near, ends } = served(t, () => answers.shift()!())
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'TARGET_REFUSED' })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'TARGET_REFUSED' })
 
-  const echo = await near.dial(POD, { signal: never() })
+  const echo = await near.dial(POD, dialContext())
   echo.end('echo')
   t.equal((await readAll(echo)).toString(), 'echo')
   await until(() => ends.length === 1)

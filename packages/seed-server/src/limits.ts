@@ -16,11 +16,12 @@ import {
 import { TokenBucket } from '@tendril/common/token-bucket'
 import type { ClusterConfig, FrontConfig } from './config.js'
 import type { LimitLabel } from './server-metrics.js'
+import { type Party, formatParty, partiesOf } from './party.js'
 
 export type LimitsOptions = {
   clusters: readonly Pick<ClusterConfig, 'name' | 'limits'>[]
-  /** The name that the links and connections of other servers have, if there can be any. They share like one cluster more. */
-  peers?: string | undefined
+  /** There can be other servers. Their links and connections share like one cluster more. Default false. */
+  peers?: boolean
   /** Links of all clusters and peers together: `link.linkLimit`. */
   linkLimit: number
   /** Connections of all clusters and peers together: `tunnel.maxConnections`. */
@@ -41,25 +42,25 @@ type ClusterLimits = {
 
 export class Limits {
   readonly #onRefused: LimitsOptions['onRefused']
-  readonly #links: SharedLimit
-  readonly #connections: SharedLimit
-  readonly #clusters: Map<string, ClusterLimits>
+  readonly #links: SharedLimit<Party>
+  readonly #connections: SharedLimit<Party>
+  readonly #clusters: Map<Party, ClusterLimits>
 
   constructor(options: LimitsOptions) {
-    const { clusters, peers, linkLimit, maxConnections, onRefused, clock = systemClock } = options
+    const { clusters, peers = false, linkLimit, maxConnections, onRefused, clock = systemClock } = options
     this.#onRefused = onRefused
-    const parties = [...clusters.map(({ name }) => name), ...(peers === undefined ? [] : [peers])]
+    const parties = partiesOf(clusters, peers)
     this.#links = new SharedLimit(
       linkLimit,
       parties,
       { key: 'link.linkLimit', counted: 'links are open' },
-      cluster => onRefused({ limit: 'linkLimit', cluster })
+      party => onRefused({ limit: 'linkLimit', cluster: formatParty(party) })
     )
     this.#connections = new SharedLimit(
       maxConnections,
       parties,
       { key: 'tunnel.maxConnections', counted: 'connections are open' },
-      cluster => onRefused({ limit: 'maxConnections', cluster })
+      party => onRefused({ limit: 'maxConnections', cluster: formatParty(party) })
     )
     this.#clusters = new Map(clusters.map(({ name, limits }) => [name, this.#newLimits(name, limits, clock)]))
   }
@@ -68,20 +69,20 @@ export class Limits {
    * A link of a client (its verified identity and its name), or of another server, which belongs to no cluster.
    * @throws TunnelError OVERLOADED
    */
-  acquireLink(cluster: string, client: string): Release {
-    const limits = this.#clusters.get(cluster)
+  acquireLink(party: Party, client: string): Release {
+    const limits = this.#clusters.get(party)
     const { linksPerClient, links } = limits ?? {}
     return acquireAll([
       ...(linksPerClient ? [() => linksPerClient.acquire(client)] : []),
       ...(links ? [() => links.acquire()] : []),
-      () => this.#links.acquire(cluster)
+      () => this.#links.acquire(party)
     ])
   }
 
   /** A connection whose certificate is that of a client or of another server. @throws TunnelError OVERLOADED */
-  acquireConnection(cluster: string): Release {
-    const own = this.#clusters.get(cluster)?.connections
-    return acquireAll([...(own ? [() => own.acquire()] : []), () => this.#connections.acquire(cluster)])
+  acquireConnection(party: Party): Release {
+    const own = this.#clusters.get(party)?.connections
+    return acquireAll([...(own ? [() => own.acquire()] : []), () => this.#connections.acquire(party)])
   }
 
   /**
@@ -103,10 +104,10 @@ export class Limits {
   dial(cluster: string, dial: Dial, front?: SharedLimit): Dial {
     const limits = this.#clusters.get(cluster)
     if (!limits) return dial
-    return async (target, options) => {
+    return async (target, context) => {
       const release = this.#acquireStream(cluster, limits, front)
       try {
-        const stream = await dial(target, options)
+        const stream = await dial(target, context)
         if (stream.closed) release()
         else stream.once('close', release)
         return stream

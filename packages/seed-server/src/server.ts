@@ -3,7 +3,15 @@
  * import everything; what the parts do is told where they are.
  */
 import { randomUUID } from 'node:crypto'
-import { type Dial, Session, TunnelError, allIdle, systemClock } from '@tendril/common'
+import {
+  type Dial,
+  type LinkPrincipal,
+  Session,
+  TunnelError,
+  allIdle,
+  formatPrincipal,
+  systemClock
+} from '@tendril/common'
 import type { Admin } from '@tendril/common/admin/admin-listener'
 import type { Service } from '@tendril/common/command'
 import { FairBudget } from '@tendril/common/fair-budget'
@@ -27,7 +35,7 @@ import { type Resolve, createResolve, logResolver } from '@tendril/common/resolv
 import { type Connected, connect } from '@tendril/common/transport/connect'
 import { SERVER_HEADER, WebSocketCarrier } from '@tendril/common/transport/websocket'
 import { parseHostPort } from '@tendril/common/wire/host-port'
-import { type Acceptor, EVERY_CLUSTER, type TunnelConnection, listenAcceptor } from './acceptor/acceptor.js'
+import { type Acceptor, type TunnelConnection, listenAcceptor } from './acceptor/acceptor.js'
 import { type SiblingListener, connectSibling, listenSiblings } from './acceptor/siblings.js'
 import { CLUSTER_HEADER } from './acceptor/upgrader.js'
 import { createAdmin } from './admin/server-admin.js'
@@ -36,6 +44,7 @@ import { type Front, listenFront } from './front/front.js'
 import { createRoute } from './front/route.js'
 import { Limits } from './limits.js'
 import { type ServerMetrics, createServerMetrics } from './server-metrics.js'
+import { type Party, SERVERS, formatParty, partiesOf, partyOf } from './party.js'
 import { type PeersConfig, withoutNeedlessBrackets } from './peers-config.js'
 import { leaseSource } from './peers/leases.js'
 import { FIRST_ATTEMPTS_MS, Peers } from './peers/peers.js'
@@ -44,7 +53,7 @@ import { Announcements } from './registry/announcements.js'
 import { type Registration, Registry } from './registry/registry.js'
 
 /** Who is behind a carrier, with the key that LinkHost binds links to. */
-type RemoteIdentity = Pick<TunnelConnection, 'cluster' | 'remoteAddress'> &
+type RemoteIdentity = Pick<TunnelConnection, 'principal' | 'remoteAddress'> &
   Partial<Pick<TunnelConnection, 'socket' | 'identity'>> & { key: string; sibling?: boolean }
 
 /** For one of several workers: Unix sockets where it is reached, and where it reaches the others. */
@@ -76,8 +85,8 @@ export class Server implements Service {
   readonly #hostedClients = new Set<HostedClient>()
   readonly #limits: Limits
   /** Divided between clusters, and the links between servers as one more. */
-  readonly #replayBudget: FairBudget
-  readonly #sessionBudget: FairBudget
+  readonly #replayBudget: FairBudget<Party>
+  readonly #sessionBudget: FairBudget<Party>
   /** By cluster: what its clients may announce. */
   readonly #routes: Map<string, Route[]>
   readonly #bundles: Bundle[] = []
@@ -113,13 +122,14 @@ export class Server implements Service {
     const { clusters, link, session, peers } = config
     this.#replayBudget = new FairBudget(link.replayBudget)
     this.#sessionBudget = new FairBudget(session.processBudget)
-    const parties = [...clusters.map(({ name }) => name), ...((peers ?? siblings) ? [EVERY_CLUSTER] : [])]
+    const hasPeers = (peers ?? siblings) !== undefined
+    const parties = partiesOf(clusters, hasPeers)
     for (const budget of [this.#replayBudget, this.#sessionBudget]) {
       for (const party of parties) budget.share(party)
     }
     this.#limits = new Limits({
       clusters,
-      peers: (peers ?? siblings) && EVERY_CLUSTER,
+      peers: hasPeers,
       linkLimit: link.linkLimit,
       maxConnections: config.tunnel.maxConnections,
       onRefused: event => this.#counts.limitRefused(event)
@@ -139,28 +149,38 @@ export class Server implements Service {
     this.#counts = createServerMetrics(metrics, {
       registry: this.#registry,
       clusters: config.clusters.map(({ name }) => name),
-      replayBytes: () => parties.map(party => [party, this.#replayBudget.share(party).usedBytes] as const),
+      replayBytes: () =>
+        parties.map(party => [formatParty(party), this.#replayBudget.share(party).usedBytes]),
       peersUp: this.#peers && (() => this.#peers?.up ?? 0)
     })
     this.closed = new Promise(resolve => (this.#over = resolve))
     this.#host = new LinkHost<RemoteIdentity>({
       server: this.id,
       limits: linkLimits(config.link),
-      budgetOf: ({ cluster }) => this.#replayBudget.share(cluster),
-      admit: ({ name }, { cluster, key }) => this.#limits.acquireLink(cluster, ownerOf(key, name)),
+      budgetOf: ({ principal }) => this.#replayBudget.share(partyOf(principal)),
+      admit: ({ name }, { principal, key }) =>
+        this.#limits.acquireLink(partyOf(principal), ownerOf(key, name)),
       onLink: (link, { name }, remoteIdentity) => {
-        const { cluster, sibling = false } = remoteIdentity
+        const { principal, sibling = false } = remoteIdentity
         this.#holdToCertificate(link, remoteIdentity)
         link.on('down', () => this.#admissions.get(link)?.())
         link.on('close', () => this.#admissions.get(link)?.())
-        if (cluster === EVERY_CLUSTER) this.#peers?.accept(link, name, { sibling })
-        else this.#hostOnLink(link, name, remoteIdentity)
+        if (principal.kind === 'server') this.#peers?.accept(link, name, principal, { sibling })
+        else this.#hostOnLink(link, name, principal, remoteIdentity)
       },
       onResume: (link, remoteIdentity) => this.#holdToCertificate(link, remoteIdentity),
-      onRefuse: (error, { cluster, remoteAddress: remote }) => {
-        this.#refusals
-          .of(this.#log)
-          .warn({ cluster, remote, code: error.code, reason: error.message }, 'link refused')
+      onRefuse: (error, { principal, remoteAddress: remote }) => {
+        const cluster = formatParty(partyOf(principal))
+        this.#refusals.of(this.#log).warn(
+          {
+            cluster,
+            principal: formatPrincipal(principal),
+            remote,
+            code: error.code,
+            reason: error.message
+          },
+          'link refused'
+        )
       }
     })
   }
@@ -234,9 +254,9 @@ export class Server implements Service {
         answerHeaders: { [SERVER_HEADER]: this.id },
         onConnection: (websocket, socket) => {
           this.#host.accept(new WebSocketCarrier(websocket, socket), {
-            cluster: EVERY_CLUSTER,
+            principal: { kind: 'server', name: 'sibling' },
             remoteAddress: undefined,
-            key: `${EVERY_CLUSTER} sibling`,
+            key: 'sibling',
             sibling: true
           })
         }
@@ -358,13 +378,13 @@ export class Server implements Service {
   }
 
   #acceptorOnConnection(connection: TunnelConnection): void {
-    const { websocket, socket, cluster, identity } = connection
+    const { websocket, socket, principal, identity } = connection
     const { uris, commonName = '', dnsNames } = identity
     // The subject, not the certificate: a renewed one goes on with the link of the old one.
     const subject = uris.find(uri => uri.startsWith('tendril:')) ?? `${commonName} ${dnsNames.join(' ')}`
     this.#host.accept(new WebSocketCarrier(websocket, socket), {
       ...connection,
-      key: `${cluster} ${subject}`
+      key: `${formatParty(partyOf(principal))} ${subject}`
     })
   }
 
@@ -379,7 +399,12 @@ export class Server implements Service {
     this.#admissions.set(link, this.#admitted.add(socket, identity, end))
   }
 
-  #hostOnLink(link: Link, name: string, { cluster, key, remoteAddress: remote }: RemoteIdentity): void {
+  #hostOnLink(
+    link: Link,
+    name: string,
+    { cluster }: Extract<LinkPrincipal, { kind: 'client' }>,
+    { key, remoteAddress: remote }: RemoteIdentity
+  ): void {
     const id = link.id?.toString('hex') ?? ''
     const child = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
     const log = this.#clientLines.of(child, cluster)
@@ -504,8 +529,8 @@ export class Server implements Service {
       onAnswer: event => this.#counts.forwarded(event),
       link: linkLimits(link),
       session: sessionLimits(session),
-      replayBudget: this.#replayBudget.share(EVERY_CLUSTER),
-      sessionBudget: this.#sessionBudget.share(EVERY_CLUSTER),
+      replayBudget: this.#replayBudget.share(SERVERS),
+      sessionBudget: this.#sessionBudget.share(SERVERS),
       log: this.#log
     })
   }
@@ -563,7 +588,7 @@ export class Server implements Service {
       { url: `wss://${address}`, ...(name !== undefined && { serverName: name }) },
       {
         ...(this.#peerBundle && { tls: this.#peerBundle.tlsOptions() }),
-        headers: { [CLUSTER_HEADER]: EVERY_CLUSTER },
+        headers: { [CLUSTER_HEADER]: formatParty(SERVERS) },
         timeoutMs: connectTimeout,
         resolve: this.#resolve,
         signal

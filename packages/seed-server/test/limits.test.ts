@@ -4,6 +4,8 @@ import { type Dial, TunnelError } from '@tendril/common'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { seedSchema } from '../src/config.js'
 import { Limits } from '../src/limits.js'
+import { SERVERS } from '../src/party.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const SMALL = {
   links: 4,
@@ -23,7 +25,7 @@ function make(limits: Partial<typeof SMALL> = {}, linkLimit = 100, maxConnection
       { name: 'a', limits: { ...SMALL, ...limits } },
       { name: 'b', limits: { ...SMALL, ...limits } }
     ],
-    peers: '*',
+    peers: true,
     linkLimit,
     maxConnections,
     onRefused: ({ limit, cluster }) => refused.push(`${cluster ?? 'no cluster'} ${limit}`),
@@ -35,7 +37,7 @@ function make(limits: Partial<typeof SMALL> = {}, linkLimit = 100, maxConnection
 /** What a dial through the limits comes to. */
 async function outcome(dial: Dial): Promise<string> {
   try {
-    await dial(target, { signal: new AbortController().signal })
+    await dial(target, dialContext())
     return 'OK'
   } catch (error) {
     const { code, detail = '' } = TunnelError.from(error)
@@ -83,9 +85,9 @@ t.test('a refused link leaves nothing counted', async t => {
 
 t.test('links of other servers share the total like one cluster more', async t => {
   const { limits, refused } = make({ links: 1 }, 5)
-  for (let count = 0; count < 3; count++) limits.acquireLink('*', 'server')
+  for (let count = 0; count < 3; count++) limits.acquireLink(SERVERS, 'server')
 
-  t.throws(() => limits.acquireLink('*', 'server'), {
+  t.throws(() => limits.acquireLink(SERVERS, 'server'), {
     code: 'OVERLOADED',
     detail: 'link.linkLimit: 3 of 5 links are open, what is left is kept for other clusters'
   })
@@ -104,8 +106,8 @@ t.test(
       detail: 'clusters[a].limits.connections: 2 connections are open'
     })
     // Of 100 one sixth is kept for each of a, b and the servers.
-    for (let count = 0; count < 100 - 2 * 16; count++) limits.acquireConnection('*')
-    t.throws(() => limits.acquireConnection('*'), {
+    for (let count = 0; count < 100 - 2 * 16; count++) limits.acquireConnection(SERVERS)
+    t.throws(() => limits.acquireConnection(SERVERS), {
       code: 'OVERLOADED',
       detail: 'tunnel.maxConnections: 70 of 100 connections are open, what is left is kept for other clusters'
     })
@@ -140,7 +142,7 @@ function byDefault(clusters: string[]) {
   const connections = async (cluster: string) => void limits.acquireConnection(cluster)
   const streams = async (cluster: string) => {
     clock.tick(1)
-    await limits.dial(cluster, open, front)(target, { signal: new AbortController().signal })
+    await limits.dial(cluster, open, front)(target, dialContext())
   }
   let next = 0
   return {

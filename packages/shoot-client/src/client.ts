@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
-import { Session, TunnelError, allIdle, serve, systemClock } from '@tendril/common'
+import { type Dial, Session, TunnelError, allIdle, principalName, serve, systemClock } from '@tendril/common'
 import { localAddresses } from '@tendril/common/address-order'
 import type { Admin } from '@tendril/common/admin/admin-listener'
 import { createBackoff } from '@tendril/common/backoff'
@@ -43,7 +43,7 @@ export class Client implements Service {
   readonly #log: Log
   readonly #metrics: Metrics
   readonly #counts: ClientMetrics
-  readonly #onOpen: ReturnType<typeof serve>
+  readonly #dialTarget: Dial
   /** Names of servers, proxies and upstream proxies: apart from those of targets, which others choose. */
   readonly #resolve: Resolve
   /** Tells a restarted client from one that connects once more. */
@@ -89,9 +89,8 @@ export class Client implements Service {
       metrics: this.#counts,
       resumedAtMs: () => this.#resumedAtMs
     })
-    this.#onOpen = serve((target, { signal, timeoutMs = dialTimeout }) =>
-      targets(target, { signal, timeoutMs: Math.min(timeoutMs, dialTimeout) })
-    )
+    this.#dialTarget = (target, context) =>
+      targets(target, { ...context, timeoutMs: Math.min(context.timeoutMs, dialTimeout) })
   }
 
   /** Resolves when the tunnels are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
@@ -225,7 +224,14 @@ export class Client implements Service {
 
   /** A link with a session on it, not connected yet. */
   #newTunnel(server: string, connectionIndex: number, onChange: (tunnel: Tunnel) => void): Tunnel {
-    const { name = hostname(), maxConnectionAge, link: section, session: limits, routes } = this.#config
+    const {
+      name = hostname(),
+      maxConnectionAge,
+      link: section,
+      session: limits,
+      routes,
+      targets
+    } = this.#config
     const child = this.#log.child({
       server: server.slice(0, 8),
       ...(connectionIndex > 0 && { connectionIndex })
@@ -233,7 +239,10 @@ export class Client implements Service {
     const log = new LogLimiter(CLIENT_LINES).of(child)
     const link = new Link({ limits: linkLimits(section), budget: this.#replayBudget })
     const session = new Session(link, {
-      onOpen: this.#onOpen,
+      onOpen: serve(this.#dialTarget, {
+        remote: { kind: 'server', name: principalName(server) },
+        timeoutMs: targets.dialTimeout
+      }),
       limits: sessionLimits(limits),
       budget: this.#sessionBudget
     })

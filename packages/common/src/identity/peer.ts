@@ -232,7 +232,8 @@ function refusalByTls(
   }
 }
 
-function isOneOf(identity: Identity, identities: Identities = {}): boolean {
+/** Whether any of the names is that of the identity. */
+export function isOneOf(identity: Identity, identities: Identities = {}): boolean {
   const { commonNames = [], dnsNames = [], uris = [] } = identities
   const wanted = new Set(dnsNames.map(foldDnsName))
   return (

@@ -8,7 +8,7 @@
  *                 └─────────────────────┘ (only the target is slow)         └──► responsive again
  */
 import type { Clock, Timer } from '../clock.js'
-import { DIAL_TIMEOUT_MS, type Dial } from '../dial.js'
+import type { Dial } from '../dial.js'
 import { TunnelError } from '../errors.js'
 import type { Link } from './link.js'
 
@@ -93,7 +93,8 @@ export class LinkDialer {
    * answered; when no other link can be asked instead, only at the end of the dial's time. The dial is then taken back:
    * should its OPEN still arrive, so will its RESET.
    */
-  readonly dial: Dial = async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
+  readonly dial: Dial = async (target, context) => {
+    const { signal, timeoutMs } = context
     if (this.#link.state !== 'up') throw new TunnelError('LINK_LOST', 'the link is down')
     const attempt = new AbortController()
     let failure: TunnelError | undefined
@@ -117,7 +118,7 @@ export class LinkDialer {
     this.#pending.add(pending)
     this.#schedule()
     try {
-      return await this.#dial(target, { signal: attempt.signal, timeoutMs })
+      return await this.#dial(target, { ...context, signal: attempt.signal })
     } catch (error) {
       throw failure ?? (this.#unresponsive && isOverdue(error, signal) ? this.#silence() : error)
     } finally {

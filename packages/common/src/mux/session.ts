@@ -12,7 +12,7 @@ import { EventEmitter } from 'node:events'
 import type { Duplex } from 'node:stream'
 import type { Carrier } from '../carrier.js'
 import { type Clock, type Timer, systemClock } from '../clock.js'
-import { DIAL_TIMEOUT_MS, type DialOptions, type Target } from '../dial.js'
+import type { DialContext, Target } from '../dial.js'
 import { type ErrorCode, TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
 import { receiveScheduler } from '../fair-scheduler.js'
@@ -209,7 +209,7 @@ export class Session extends EventEmitter<SessionEvents> {
    * The peer's `Dial`. Rejects with the peer's refusal, or LINK_LOST, DRAINING, OVERLOADED (another client may
    * serve it), DIAL_TIMEOUT, DIAL_CANCELLED; on the side that answers with ONE_WAY.
    */
-  readonly dial = (target: Target, { signal, timeoutMs = DIAL_TIMEOUT_MS }: DialOptions): Promise<Duplex> =>
+  readonly dial = (target: Target, { signal, timeoutMs }: DialContext): Promise<Duplex> =>
     new Promise((resolve, reject) => {
       let id: number | undefined
       const settle: Dialling['settle'] = answer => {

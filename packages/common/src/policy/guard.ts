@@ -9,12 +9,12 @@ import type { Policy } from './policy.js'
 
 /** Rejects with `TARGET_DENIED`, saying whose rule it was, before `dial` is asked. */
 export function guard(dial: Dial, policy: Policy, side: 'server' | 'client'): Dial {
-  return async (target, options) => {
+  return async (target, context) => {
     if (isIP(target.host) !== 0) {
       const verdict = policy.check(target.host, target.port)
       if (!verdict.allowed)
         throw new TunnelError('TARGET_DENIED', `by the ${side}'s policy (${verdict.rule})`)
     }
-    return dial(target, options)
+    return dial(target, context)
   }
 }

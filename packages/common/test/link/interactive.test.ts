@@ -13,6 +13,7 @@ import { Session } from '../../src/mux/session.js'
 import { FakeClock } from '../support/fake-clock.js'
 import { type SlowCarrier, slowCarriers } from '../support/slow-carrier.js'
 import { POD, never } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 const MIB = 1 << 20
 const BYTES_PER_MS = (4 * MIB) / 1_000
@@ -66,7 +67,7 @@ async function slowTunnel(limits: Partial<LinkLimits> = {}) {
   const server = state.server as Session
   const dial = async (port: number): Promise<Duplex> => {
     let stream: Duplex | undefined
-    void server.dial({ ...POD, port }, { signal: never() }).then(opened => (stream = opened))
+    void server.dial({ ...POD, port }, dialContext()).then(opened => (stream = opened))
     await pass(5_000, () => stream !== undefined)
     return (stream as unknown as Duplex).on('error', () => {})
   }
@@ -168,7 +169,7 @@ t.test('8192 streams that end or are read while the link is down do not end the 
   const { server, client, pass } = tunnel
   const streams: Promise<Duplex>[] = []
   for (let count = 0; count < 8_192; count++)
-    streams.push(server.dial(POD, { signal: never(), timeoutMs: 60_000 }))
+    streams.push(server.dial(POD, dialContext({ signal: never(), timeoutMs: 60_000 })))
   let open: Duplex[] = []
   void Promise.all(streams).then(all => (open = all))
   t.ok(await pass(60_000, () => open.length === 8_192))

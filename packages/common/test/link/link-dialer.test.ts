@@ -1,10 +1,11 @@
 import { EventEmitter } from 'node:events'
 import { PassThrough } from 'node:stream'
 import t from 'tap'
-import { type Dial, type DialOptions, TunnelError } from '../../src/index.js'
+import { type Dial, type DialContext, TunnelError } from '../../src/index.js'
 import type { Link } from '../../src/link/link.js'
 import { ANSWER_ROUND_TRIPS, ANSWER_WAIT_MS, LinkDialer } from '../../src/link/link-dialer.js'
 import { FakeClock } from '../support/fake-clock.js'
+import { dialContext } from '../support/dial-context.js'
 
 const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
 /** Most time between two looks at a link. */
@@ -27,7 +28,7 @@ function dialledLink({ responds = true, roundTripMs = 0, hasOtherLink = (): bool
       if (link.responds) clock.after(1, () => link.bytesReceived++)
     }
   })
-  const asked: DialOptions[] = []
+  const asked: DialContext[] = []
   const answers: (() => void)[] = []
   const stream = new PassThrough()
   const dial: Dial = (_target, options) => {
@@ -53,7 +54,7 @@ function dialledLink({ responds = true, roundTripMs = 0, hasOtherLink = (): bool
 
 t.test('while the link is up a dial goes through, with its bound, and leaves no timer for long', async t => {
   const { clock, dial, asked, answers, stream } = dialledLink()
-  const dialled = dial(target, { signal: never(), timeoutMs: 1_234 })
+  const dialled = dial(target, dialContext({ signal: never(), timeoutMs: 1_234 }))
   answers[0]?.()
 
   t.equal(await dialled, stream)
@@ -64,7 +65,7 @@ t.test('while the link is up a dial goes through, with its bound, and leaves no 
 
 t.test('a link that is down is not waited for, and one that goes down not any longer', async t => {
   const { dial, asked, lose } = dialledLink()
-  const underWay = [dial(target, { signal: never() }), dial(target, { signal: never() })]
+  const underWay = [dial(target, dialContext()), dial(target, dialContext())]
   lose()
 
   for (const dialled of underWay) await t.rejects(dialled, { code: 'LINK_LOST', message: /reset/ })
@@ -72,19 +73,23 @@ t.test('a link that is down is not waited for, and one that goes down not any lo
     asked.every(({ signal }) => signal.aborted),
     'taken back'
   )
-  await t.rejects(dial(target, { signal: never() }), { code: 'LINK_LOST' })
+  await t.rejects(dial(target, dialContext()), { code: 'LINK_LOST' })
   t.equal(asked.length, 2)
 })
 
 t.test('a caller who leaves takes the dial back; a stream that is open stays whatever happens', async t => {
   const { dial, lose, answers, link, stream } = dialledLink()
   const leaving = new AbortController()
-  const left = dial(target, { signal: leaving.signal })
+  const left = dial(target, dialContext({ signal: leaving.signal }))
   leaving.abort()
   await t.rejects(left, { code: 'DIAL_CANCELLED' })
-  await t.rejects(dial(target, { signal: leaving.signal }), { code: 'DIAL_CANCELLED' }, 'left before')
+  await t.rejects(
+    dial(target, dialContext({ signal: leaving.signal })),
+    { code: 'DIAL_CANCELLED' },
+    'left before'
+  )
 
-  const dialled = dial(target, { signal: never() })
+  const dialled = dial(target, dialContext())
   answers.at(-1)?.()
   await dialled
   lose()
@@ -95,8 +100,8 @@ t.test('a caller who leaves takes the dial back; a stream that is open stays wha
 
 t.test('a side that answers neither dial nor probe is given up within two waits', async t => {
   const { clock, link, dialer, dial, asked, changes } = dialledLink({ responds: false })
-  const dials = [dial(target, { signal: never() }), dial(target, { signal: never() })]
-  const late = dial(target, { signal: never() })
+  const dials = [dial(target, dialContext()), dial(target, dialContext())]
+  const late = dial(target, dialContext())
 
   clock.tick(ANSWER_WAIT_MS - LOOK_MS)
   t.equal(link.probes, 0, 'an answer may take its time')
@@ -122,7 +127,7 @@ t.test('while there is no other link to ask, a dial stays, and its late answer c
     responds: false,
     hasOtherLink
   })
-  const dialled = dial(target, { signal: never() })
+  const dialled = dial(target, dialContext())
 
   clock.tick(4 * ANSWER_WAIT_MS)
   t.same(changes, [false])
@@ -141,7 +146,7 @@ t.test('while there is no other link to ask, a dial stays, and its late answer c
 t.test('a dial that stayed is taken back when another link comes', async t => {
   let others = false
   const { clock, link, dial, asked } = dialledLink({ responds: false, hasOtherLink: () => others })
-  const dialled = dial(target, { signal: never() })
+  const dialled = dial(target, dialContext())
   dialled.catch(() => {})
   clock.tick(4 * ANSWER_WAIT_MS)
   t.equal(asked[0]?.signal.aborted, false)
@@ -157,8 +162,8 @@ t.test('a dial that stayed is taken back when another link comes', async t => {
 t.test('a dial that stayed ends with its time: nothing was heard, so no target is blamed', async t => {
   const { clock, link, dial } = dialledLink({ responds: false, hasOtherLink: () => false })
   const [late, left] = [new AbortController(), new AbortController()]
-  const overdue = dial(target, { signal: late.signal })
-  const cancelled = dial(target, { signal: left.signal })
+  const overdue = dial(target, dialContext({ signal: late.signal }))
+  const cancelled = dial(target, dialContext({ signal: left.signal }))
   clock.tick(3 * ANSWER_WAIT_MS)
 
   late.abort(new TunnelError('DIAL_TIMEOUT'))
@@ -167,17 +172,17 @@ t.test('a dial that stayed ends with its time: nothing was heard, so no target i
   await t.rejects(overdue, { code: 'LINK_LOST', message: /does not respond, no sign of life for 400 ms/ })
   await t.rejects(cancelled, { code: 'DIAL_CANCELLED' }, 'the caller left')
   link.bytesReceived++
-  const slow = dial(target, { signal: late.signal })
+  const slow = dial(target, dialContext({ signal: late.signal }))
   await t.rejects(slow, { code: 'DIAL_CANCELLED' }, 'it responds again')
 })
 
 t.test('the next byte makes it responsive again; until then a dial is probed for at once', async t => {
   const { clock, link, dialer, dial, answers, stream, changes } = dialledLink({ responds: false })
-  const first = dial(target, { signal: never() })
+  const first = dial(target, dialContext())
   clock.tick(2 * ANSWER_WAIT_MS + 2 * LOOK_MS)
   await t.rejects(first, { code: 'LINK_LOST' })
 
-  const second = dial(target, { signal: never() })
+  const second = dial(target, dialContext())
   clock.tick(ANSWER_WAIT_MS + 2 * LOOK_MS)
   await t.rejects(second, { code: 'LINK_LOST' }, 'after one wait')
   t.same(changes, [false], 'told once')
@@ -186,7 +191,7 @@ t.test('the next byte makes it responsive again; until then a dial is probed for
   t.notOk(dialer.silent, 'as soon as the byte is there')
   clock.tick(LOOK_MS)
   t.same(changes, [false, true])
-  const third = dial(target, { signal: never() })
+  const third = dial(target, dialContext())
   clock.tick(ANSWER_WAIT_MS)
   answers.at(-1)?.()
   t.equal(await third, stream)
@@ -196,7 +201,7 @@ t.test('the next byte makes it responsive again; until then a dial is probed for
 
 t.test('a side that answers probes is left to wait for a slow target', async t => {
   const { clock, link, dialer, dial, answers, stream, changes } = dialledLink()
-  const dialled = dial(target, { signal: never(), timeoutMs: 9_000 })
+  const dialled = dial(target, dialContext({ signal: never(), timeoutMs: 9_000 }))
   clock.tick(8_000)
   t.ok(link.probes > 10 && link.probes <= 20, `${link.probes} probes`)
   answers[0]?.()
@@ -208,7 +213,7 @@ t.test('a side that answers probes is left to wait for a slow target', async t =
 
 t.test('one that hangs while the target is slow is noticed as soon', async t => {
   const { clock, link, dial } = dialledLink()
-  const dialled = dial(target, { signal: never() })
+  const dialled = dial(target, dialContext())
   clock.tick(1_000)
   link.responds = false
   clock.tick(2 * ANSWER_WAIT_MS + 2 * LOOK_MS)
@@ -226,7 +231,7 @@ t.test('the wait follows the round trip, and leaves half of the bound to others'
   ]
   for (const [roundTripMs, timeoutMs, waitMs] of table) {
     const { clock, link, dial } = dialledLink({ responds: false, roundTripMs })
-    const dialled = dial(target, { signal: never(), timeoutMs })
+    const dialled = dial(target, dialContext({ signal: never(), timeoutMs }))
     clock.tick(waitMs - 1)
     t.equal(link.probes, 0)
     clock.tick(1 + LOOK_MS)
@@ -238,7 +243,7 @@ t.test('the wait follows the round trip, and leaves half of the bound to others'
 
 t.test('time in which this process itself stood still counts for nothing', async t => {
   const { clock, link, dial, dialer } = dialledLink({ responds: false })
-  const dialled = dial(target, { signal: never() })
+  const dialled = dial(target, dialContext())
   dialled.catch(() => {})
   clock.tick(ANSWER_WAIT_MS + LOOK_MS)
   t.equal(link.probes, 1)
@@ -260,7 +265,7 @@ t.test('silence longer than a ping and its answer is remarkable', async t => {
 
 t.test('a link that is closed while its other side hangs is not looked at any more', async t => {
   const { clock, link, dial } = dialledLink({ responds: false })
-  const dialled = dial(target, { signal: never() })
+  const dialled = dial(target, dialContext())
   clock.tick(2 * ANSWER_WAIT_MS + 2 * LOOK_MS)
   await t.rejects(dialled, { code: 'LINK_LOST' })
 

@@ -7,6 +7,7 @@ import { Session } from '../../src/mux/session.js'
 import { FakeClock } from '../support/fake-clock.js'
 import { memoryCarriers } from '../support/memory-carrier.js'
 import { POD, closeOf, never, turns, until } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 const WINDOW_MS = 1_000
 const self = { name: 'c', instance: Buffer.alloc(8, 1), connectionIndex: 0 }
@@ -37,22 +38,22 @@ async function pair() {
 
 t.test('when the window is over, streams and dials of both sides hear RESUME_EXPIRED', async t => {
   const { clock, server, carrier } = await pair()
-  const stream = await server.dial(POD, { signal: never() })
+  const stream = await server.dial(POD, dialContext())
   carrier.cut()
-  const waiting = server.dial(POD, { signal: never(), timeoutMs: 60_000 })
+  const waiting = server.dial(POD, dialContext({ signal: never(), timeoutMs: 60_000 }))
   waiting.catch(() => {})
 
   clock.tick(WINDOW_MS)
 
   t.match(await closeOf(stream), { code: 'RESUME_EXPIRED' })
   await t.rejects(waiting, { code: 'RESUME_EXPIRED' })
-  await t.rejects(server.dial(POD, { signal: never() }), { code: 'RESUME_EXPIRED' })
+  await t.rejects(server.dial(POD, dialContext()), { code: 'RESUME_EXPIRED' })
   t.equal(clock.pending, 0)
 })
 
 t.test('a stream of a link that ends in any other way hears LINK_LOST, with the cause', async t => {
   const { server, link } = await pair()
-  const stream = await server.dial(POD, { signal: never() })
+  const stream = await server.dial(POD, dialContext())
 
   link.close('DRAINING')
 
@@ -63,7 +64,7 @@ t.test('a dial made while the link is down is answered when it is back', async t
   const { server, carrier, connect, client } = await pair()
   carrier.cut()
   await turns()
-  const dialled = server.dial(POD, { signal: never() })
+  const dialled = server.dial(POD, dialContext())
   await turns()
 
   await connect()
@@ -79,14 +80,14 @@ t.test(
     const { clock, server, carrier, connect, client } = await pair()
     carrier.cut()
     await turns()
-    const dialled = server.dial(POD, { signal: never(), timeoutMs: 500 })
+    const dialled = server.dial(POD, dialContext({ signal: never(), timeoutMs: 500 }))
     dialled.catch(() => {})
 
     clock.tick(500)
 
     await t.rejects(dialled, { code: 'DIAL_TIMEOUT' })
     await connect()
-    const stream = await server.dial(POD, { signal: never() })
+    const stream = await server.dial(POD, dialContext())
     t.equal(server.streamCount, 1)
     stream.destroy()
     server.close()

@@ -2,7 +2,8 @@
 import { once } from 'node:events'
 import t from 'tap'
 import { collectGarbage } from '../support/garbage.js'
-import { POD, never, sessionPair } from '../support/sessions.js'
+import { POD, sessionPair } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 const STREAMS = Number(process.env.STREAMS ?? 100_000)
 const AT_ONCE = 100
@@ -16,7 +17,7 @@ t.test(`${STREAMS} streams opened, used and closed in one session leave nothing 
     }
   })
   const open = async (): Promise<void> => {
-    const stream = await near.dial(POD, { signal: never() })
+    const stream = await near.dial(POD, dialContext())
     stream.end('hello')
     stream.resume()
     await once(stream, 'close')

@@ -8,7 +8,8 @@ import { TunnelError } from '../../src/errors.js'
 import { MESSAGE_LIMIT_BYTES } from '../../src/carrier.js'
 import { collectGarbage } from '../support/garbage.js'
 import { naiveFrame, naiveOpen } from '../support/naive-codec.js'
-import { POD, closeOf, never, sessionAndPeer, sessionPair, turns, until } from '../support/sessions.js'
+import { POD, closeOf, sessionAndPeer, sessionPair, turns, until } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 /** Sends `size` bytes and waits until as many have come back. */
 async function echoed(stream: Duplex, size: number): Promise<void> {
@@ -41,8 +42,8 @@ t.test('200 streams echo beside one stalled in each direction', async t => {
       }
     }
   })
-  const deaf = await near.dial({ ...POD, port: 1 }, { signal: never() })
-  const talker = await near.dial({ ...POD, port: 2 }, { signal: never() })
+  const deaf = await near.dial({ ...POD, port: 1 }, dialContext())
+  const talker = await near.dial({ ...POD, port: 2 }, dialContext())
   const write = (): void => {
     while (deaf.write(Buffer.alloc(65_536))) continue
   }
@@ -51,7 +52,7 @@ t.test('200 streams echo beside one stalled in each direction', async t => {
   await turns(100)
   const stalled = near.bytes.sent + far.bytes.sent
 
-  const streams = await Promise.all(Array.from({ length: 200 }, () => near.dial(POD, { signal: never() })))
+  const streams = await Promise.all(Array.from({ length: 200 }, () => near.dial(POD, dialContext())))
   for (let round = 0; round < 20; round++) await Promise.all(streams.map(stream => echoed(stream, 1_000)))
 
   t.equal(near.bytes.sent + far.bytes.sent - stalled, 2 * 200 * 20 * 1_000, 'the stalled ones said no more')
@@ -62,7 +63,7 @@ t.test('200 streams echo beside one stalled in each direction', async t => {
 t.test('500 stalled streams hold no more than their windows', async t => {
   const limits = { windowInitialBytes: 65_536, windowMinBytes: 16_384, budgetBytes: 4 << 20 }
   const { near, far } = sessionPair(t, { limits })
-  const streams = await Promise.all(Array.from({ length: 500 }, () => near.dial(POD, { signal: never() })))
+  const streams = await Promise.all(Array.from({ length: 500 }, () => near.dial(POD, dialContext())))
   await collectGarbage()
   const before = process.memoryUsage().arrayBuffers
   // One megabyte each, from one piece of memory: what grows is what the far side keeps.

@@ -8,13 +8,13 @@ import {
   POD,
   RawPeer,
   closeOf,
-  never,
   readAll,
   sessionAndPeer,
   sessionPair,
   turns,
   until
 } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 const [OPEN, OPENED, REFUSED, DATA, END, RESET, CREDIT, PING, PONG, GOAWAY] = [
   2, 3, 4, 5, 6, 7, 8, 9, 10, 11
@@ -288,7 +288,7 @@ t.test('first credit beyond the limit ends only its own dial', async t => {
   t.match(await answering.peer.expect('OPENED'), { stream: 2 })
 
   const dialling = sessionAndPeer(t)
-  const dial = dialling.session.dial(POD, { signal: never() })
+  const dial = dialling.session.dial(POD, dialContext())
   await dialling.peer.expect('OPEN')
   dialling.peer.say(naiveFrame(OPENED, 1, '0x80000000'))
   await t.rejects(dial, { code: 'FLOW_CONTROL_ERROR' })
@@ -317,7 +317,7 @@ t.test('frames for streams that have ended are ignored', async t => {
 t.test('OPENED and REFUSED that come after the caller left are ignored', async t => {
   const { session, peer } = sessionAndPeer(t)
   const leave = new AbortController()
-  const dials = [1, 2].map(() => session.dial(POD, { signal: leave.signal }))
+  const dials = [1, 2].map(() => session.dial(POD, dialContext({ signal: leave.signal })))
   await peer.expect('OPEN')
   await peer.expect('OPEN')
 
@@ -344,7 +344,7 @@ t.test('OPENED and REFUSED that come after the caller left are ignored', async t
 
 t.test('OPENED twice resets the stream', async t => {
   const { session, peer } = sessionAndPeer(t)
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
   await peer.expect('OPEN')
 
   peer.say(naiveFrame(OPENED, 1, '0x00000400'), naiveFrame(OPENED, 1, '0x00000400'))
@@ -357,7 +357,7 @@ t.test('OPENED twice resets the stream', async t => {
 t.test('DATA, CREDIT and END before OPENED end the dial, in both roles', async t => {
   for (const frame of [naiveFrame(DATA, 1, 'x'), naiveFrame(CREDIT, 1, '0x00000001'), naiveFrame(END, 1)]) {
     const dialling = sessionAndPeer(t)
-    const dial = dialling.session.dial(POD, { signal: never() })
+    const dial = dialling.session.dial(POD, dialContext())
     await dialling.peer.expect('OPEN')
     dialling.peer.say(frame)
     await t.rejects(dial, { code: 'PROTOCOL_ERROR', detail: /before OPENED/ })
@@ -382,7 +382,7 @@ t.test('DATA, CREDIT and END before OPENED end the dial, in both roles', async t
 
 t.test('RESET instead of an answer ends the dial with its code', async t => {
   const { session, peer } = sessionAndPeer(t)
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
   await peer.expect('OPEN')
 
   peer.say(naiveFrame(RESET, 1, Buffer.concat([Buffer.from([0, 20]), Buffer.from('gone')])))
@@ -393,7 +393,7 @@ t.test('RESET instead of an answer ends the dial with its code', async t => {
 
 t.test('a stream opened and reset in one message harms nobody who is not listening yet', async t => {
   const { session, peer } = sessionAndPeer(t)
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
   await peer.expect('OPEN')
 
   peer.say(naiveFrame(OPENED, 1, '0x00000400'), naiveFrame(RESET, 1, '0x0014'))
@@ -404,7 +404,7 @@ t.test('a stream opened and reset in one message harms nobody who is not listeni
 
 t.test('an unknown reset code reads as an internal error', async t => {
   const { session, peer } = sessionAndPeer(t)
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
   await peer.expect('OPEN')
 
   peer.say(naiveFrame(REFUSED, 1, '0xffff'))
@@ -539,7 +539,7 @@ t.test('stream ids used up: the session drains, and says so to both sides', asyn
 
   for (let count = 0; count < 3; count++) kept.push(await stream())
 
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'DRAINING' })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'DRAINING' })
   t.equal(near.state, 'draining')
   t.match(await goaway, { code: 'DRAINING', detail: 'stream ids are used up' })
   kept[2]!.caller.end('still carried')

@@ -16,6 +16,7 @@ import {
   turns,
   until
 } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 /** A far side that notes who asks and answers when the test says so. */
 function slowFar(): { asked: IncomingDial[]; onOpen: (incoming: IncomingDial) => void } {
@@ -29,7 +30,7 @@ t.test('a dial carries its target, time and credit, and opens a stream', async t
 
   const dial = near.dial(
     { proto: 'udp', host: '2001:db8::5', port: 53 },
-    { signal: never(), timeoutMs: 1234.5 }
+    dialContext({ signal: never(), timeoutMs: 1234.5 })
   )
   await until(() => asked.length === 1)
   const far = asked[0]!.accept()
@@ -42,7 +43,7 @@ t.test('a dial carries its target, time and credit, and opens a stream', async t
 
 t.test('a dial made before the greeting waits for it', async t => {
   const { session, peer } = sessionAndPeer(t, { hello: false })
-  void session.dial(POD, { signal: never() }).catch(() => {})
+  void session.dial(POD, dialContext()).catch(() => {})
   t.equal((await peer.expect('HELLO')).streamLimit, 0, 'this side opens nothing for the peer')
   await turns()
   t.notOk(peer.frames.some(frame => frame.type === 'OPEN'))
@@ -58,9 +59,9 @@ t.test('while the greeting is awaited a dial can time out, be cancelled, or lose
   const clock = new FakeClock()
   const { session, carrier } = sessionAndPeer(t, { hello: false, clock })
   const leave = new AbortController()
-  const cancelled = session.dial(POD, { signal: leave.signal })
-  const timed = session.dial(POD, { signal: never(), timeoutMs: 50 })
-  const lost = session.dial(POD, { signal: never() })
+  const cancelled = session.dial(POD, dialContext({ signal: leave.signal }))
+  const timed = session.dial(POD, dialContext({ signal: never(), timeoutMs: 50 }))
+  const lost = session.dial(POD, dialContext())
 
   leave.abort()
   await t.rejects(cancelled, { code: 'DIAL_CANCELLED' })
@@ -79,7 +80,7 @@ t.test('a refusal arrives with its code and text, cut at a character', async t =
     onOpen: incoming => incoming.refuse(new TunnelError('TARGET_DENIED', text))
   })
 
-  await t.rejects(near.dial(POD, { signal: never() }), { code: 'TARGET_DENIED', detail: 'ü'.repeat(256) })
+  await t.rejects(near.dial(POD, dialContext()), { code: 'TARGET_DENIED', detail: 'ü'.repeat(256) })
   t.equal(near.streamCount, 0)
   t.equal(near.promisedBytes, 0)
 })
@@ -96,16 +97,12 @@ t.test('a target that no OPEN has room for is refused here, and the session goes
     { ...POD, port: 1.5 },
     { ...POD, port: NaN }
   ]) {
-    await t.rejects(
-      pair.near.dial(target, { signal: never() }),
-      { code: 'BAD_TARGET' },
-      JSON.stringify(target)
-    )
+    await t.rejects(pair.near.dial(target, dialContext()), { code: 'BAD_TARGET' }, JSON.stringify(target))
   }
   t.equal(pair.near.streamCount, 0)
   t.equal(pair.near.promisedBytes, 0)
 
-  const longest = pair.near.dial({ ...POD, host: 'h'.repeat(255) }, { signal: never() })
+  const longest = pair.near.dial({ ...POD, host: 'h'.repeat(255) }, dialContext())
 
   t.ok(await longest)
   t.equal(pair.near.state, 'open')
@@ -119,10 +116,10 @@ t.test('a slow dial holds up nobody', async t => {
       else incoming.accept().end('quick')
     }
   })
-  void near.dial({ ...POD, port: 1 }, { signal: never() }).catch(() => {})
+  void near.dial({ ...POD, port: 1 }, dialContext()).catch(() => {})
   await until(() => slow.length === 1)
 
-  const quick = await Promise.all(Array.from({ length: 50 }, () => near.dial(POD, { signal: never() })))
+  const quick = await Promise.all(Array.from({ length: 50 }, () => near.dial(POD, dialContext())))
   quick.forEach(stream => stream.end())
 
   for (const stream of quick) t.equal((await readAll(stream)).toString(), 'quick')
@@ -133,7 +130,7 @@ t.test('a dial times out at its time, not before, and is cancelled to the far en
   const { asked, onOpen } = slowFar()
   const { near, far } = sessionPair(t, { clock, onOpen })
   let settled = false
-  const dial = near.dial(POD, { signal: never(), timeoutMs: 100 })
+  const dial = near.dial(POD, dialContext({ signal: never(), timeoutMs: 100 }))
   dial.catch(() => (settled = true))
   await until(() => asked.length === 1)
 
@@ -155,7 +152,7 @@ t.test(
     const { asked, onOpen } = slowFar()
     const { near, far } = sessionPair(t, { onOpen })
     const leave = new AbortController()
-    const dial = near.dial(POD, { signal: leave.signal })
+    const dial = near.dial(POD, dialContext({ signal: leave.signal }))
     await until(() => asked.length === 1)
 
     leave.abort()
@@ -176,7 +173,7 @@ t.test('a caller who has already left dials nobody', async t => {
   const { session, peer } = sessionAndPeer(t)
   await until(() => session.state === 'open')
 
-  await t.rejects(session.dial(POD, { signal: AbortSignal.abort() }), { code: 'DIAL_CANCELLED' })
+  await t.rejects(session.dial(POD, dialContext({ signal: AbortSignal.abort() })), { code: 'DIAL_CANCELLED' })
   await peer.settled()
 
   t.notOk(peer.frames.some(frame => frame.type === 'OPEN'))
@@ -185,7 +182,7 @@ t.test('a caller who has already left dials nobody', async t => {
 t.test('after the answer the signal does nothing', async t => {
   const { near } = sessionPair(t)
   const leave = new AbortController()
-  const stream = await near.dial(POD, { signal: leave.signal })
+  const stream = await near.dial(POD, dialContext({ signal: leave.signal }))
 
   leave.abort()
   await turns()
@@ -196,7 +193,7 @@ t.test('after the answer the signal does nothing', async t => {
 t.test('accept and refuse count once; what comes after changes nothing', async t => {
   const { asked, onOpen } = slowFar()
   const { near, far } = sessionPair(t, { onOpen })
-  const dial = near.dial(POD, { signal: never() })
+  const dial = near.dial(POD, dialContext())
   await until(() => asked.length === 1)
 
   const stream = asked[0]!.accept()
@@ -216,7 +213,7 @@ t.test('at the stream limit of either side dials are OVERLOADED, below it they a
     await pair.stream()
     const third = await pair.stream()
 
-    await t.rejects(pair.near.dial(POD, { signal: never() }), {
+    await t.rejects(pair.near.dial(POD, dialContext()), {
       code: 'OVERLOADED',
       detail: '3 streams are open'
     })
@@ -237,7 +234,7 @@ t.test('two sides that both answer do not join their diallers when they dial at 
     far.close()
   })
 
-  const dials = [near, far].map(session => session.dial(POD, { signal: never() }))
+  const dials = [near, far].map(session => session.dial(POD, dialContext()))
 
   await Promise.all(dials.map(dial => t.rejects(dial, { code: 'ONE_WAY', detail: 'this side answers' })))
   t.strictSame([near.streamCount, far.streamCount], [0, 0])
@@ -270,7 +267,7 @@ t.test('drain: what is open goes on, idle comes once all has been said, whicheve
     t.match((await goaway)[0], { code: 'DRAINING', detail: 'going home' })
     t.equal(pair[leaver].state, 'draining')
     t.equal(other.state, 'draining')
-    if (leaver === 'far') await t.rejects(pair.near.dial(POD, { signal: never() }), { code: 'DRAINING' })
+    if (leaver === 'far') await t.rejects(pair.near.dial(POD, dialContext()), { code: 'DRAINING' })
 
     caller.end('question')
     t.equal((await readAll(target)).toString(), 'question')
@@ -324,17 +321,17 @@ t.test('a side that dials and is leaving may go on dialling meanwhile', async t 
 
   pair.far.drain()
   await once(pair.near, 'goaway')
-  await t.rejects(pair.near.dial(POD, { signal: never() }), { code: 'DRAINING' })
+  await t.rejects(pair.near.dial(POD, dialContext()), { code: 'DRAINING' })
 })
 
 t.test(
   'drain during the greeting: dials still wait for the HELLO, and a peer that is asked hears GOAWAY',
   async t => {
     const { session, peer } = sessionAndPeer(t, { hello: false })
-    const before = session.dial(POD, { signal: never() })
+    const before = session.dial(POD, dialContext())
 
     session.drain()
-    const after = session.dial(POD, { signal: never() })
+    const after = session.dial(POD, dialContext())
     for (const dial of [before, after]) dial.catch(() => {})
     peer.say(naiveHello())
 
@@ -382,7 +379,7 @@ t.test('close resets what is open, on both sides, and both hear the reason', asy
   t.match((await far)[0], { code: 'SUPERSEDED', detail: 'a newer one came' })
   t.match(await closeOf(caller), { code: 'LINK_LOST', detail: /a newer one came/ })
   t.match(await closeOf(target), { code: 'LINK_LOST', detail: /a newer one came/ })
-  await t.rejects(pair.near.dial(POD, { signal: never() }), { code: 'LINK_LOST', detail: /a newer one came/ })
+  await t.rejects(pair.near.dial(POD, dialContext()), { code: 'LINK_LOST', detail: /a newer one came/ })
 })
 
 t.test('a carrier lost at any time ends every dial and stream with LINK_LOST and leaves nothing', async t => {
@@ -397,7 +394,7 @@ t.test('a carrier lost at any time ends every dial and stream with LINK_LOST and
   })
   const closes: TunnelError[] = []
   pair.near.on('close', error => closes.push(error))
-  const streams = await Promise.all([1, 2, 3].map(() => pair.near.dial(POD, { signal: never() })))
+  const streams = await Promise.all([1, 2, 3].map(() => pair.near.dial(POD, dialContext())))
   const [flowing, halfClosed, stalled] = streams as [
     (typeof streams)[0],
     (typeof streams)[0],
@@ -406,7 +403,7 @@ t.test('a carrier lost at any time ends every dial and stream with LINK_LOST and
   flowing.resume()
   halfClosed.end()
   stalled.write(Buffer.alloc(8 << 20))
-  const dialling = pair.near.dial({ ...POD, port: 1 }, { signal: never() })
+  const dialling = pair.near.dial({ ...POD, port: 1 }, dialContext())
   dialling.catch(() => {})
   await until(() => asked.length === 1)
   pair.near.drain()
@@ -460,7 +457,7 @@ t.test('a carrier that is over before it began', async t => {
   const clock = new FakeClock()
   carrier.terminate(new TunnelError('LINK_LOST'))
   const session = new Session(carrier, { clock })
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
 
   clock.tick(10_000)
 

@@ -10,16 +10,8 @@ import type { Session } from '../../src/mux/session.js'
 import type { Stream } from '../../src/mux/stream.js'
 import { FakeClock } from '../support/fake-clock.js'
 import { naiveFrame, naiveOpen } from '../support/naive-codec.js'
-import {
-  closeOf,
-  never,
-  POD,
-  readAll,
-  sessionAndPeer,
-  sessionPair,
-  turns,
-  until
-} from '../support/sessions.js'
+import { closeOf, POD, readAll, sessionAndPeer, sessionPair, turns, until } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 function events(stream: Duplex): string[] {
   const heard: string[] = []
@@ -118,7 +110,7 @@ t.test('who is dialled may speak first', async t => {
     onOpen: incoming => incoming.accept().write('220 ready')
   })
 
-  const stream = await near.dial(POD, { signal: never() })
+  const stream = await near.dial(POD, dialContext())
   const [chunk] = await once(stream, 'data')
 
   t.equal(chunk.toString(), '220 ready')
@@ -231,7 +223,7 @@ async function brokenOff(
   clock?: FakeClock
 ): Promise<{ stream: Duplex; session: Session }> {
   const { session, peer } = sessionAndPeer(t, clock && { clock })
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
   await peer.expect('OPEN')
   peer.say(naiveFrame(3, 1, '0x00000400'))
   const stream = await dial
@@ -322,7 +314,7 @@ t.test('a reset behind what was written waits for credit only while there is som
 
 t.test('a caller who breaks off resets at once, in front of what he has written', async t => {
   const { session, peer } = sessionAndPeer(t)
-  const dial = session.dial(POD, { signal: never() })
+  const dial = session.dial(POD, dialContext())
   await peer.expect('OPEN')
   peer.say(naiveFrame(3, 1, '0x00000400'))
   const stream = await dial

@@ -10,6 +10,7 @@ import type { TunnelError } from '../../src/errors.js'
 import { type IncomingDial, Session, type SessionLimits } from '../../src/mux/session.js'
 import { type MemoryCarrier, memoryCarriers } from './memory-carrier.js'
 import { type NaiveFrame, naiveDecode, naiveFrame, naiveHello } from './naive-codec.js'
+import { dialContext } from './dial-context.js'
 
 /** What a helper needs of a test: somewhere to leave the cleaning up. */
 export type Teardown = { teardown(clean: () => void): void }
@@ -69,7 +70,7 @@ export function sessionPair(t: Teardown, options: Options = {}): SessionPair {
     farCarrier,
     close,
     async stream() {
-      const caller = await near.dial(POD, { signal: never() })
+      const caller = await near.dial(POD, dialContext())
       const target = accepted.shift()
       if (!target) throw new Error('nobody accepted')
       return { caller, target }

@@ -7,7 +7,8 @@ import { TunnelError } from '../../src/errors.js'
 import { eachFrame } from '../../src/wire/decode.js'
 import { collectGarbage } from '../support/garbage.js'
 import { digits, naiveFrame, naiveHello, naiveOpen } from '../support/naive-codec.js'
-import { POD, never, sessionAndPeer, turns, until } from '../support/sessions.js'
+import { POD, sessionAndPeer, turns, until } from '../support/sessions.js'
+import { dialContext } from '../support/dial-context.js'
 
 const MESSAGES = 100_000
 const SEED = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 2 ** 31))
@@ -125,7 +126,7 @@ for (const answers of [true, false]) {
         sessions++
         lastOpened = 0
         const { session, peer, accepted } = sessionAndPeer(untidy, { answers, limits: { streamLimit: 20 } })
-        const dials = answers ? [] : Array.from({ length: 5 }, () => session.dial(POD, { signal: never() }))
+        const dials = answers ? [] : Array.from({ length: 5 }, () => session.dial(POD, dialContext()))
         for (const dial of dials)
           dial.then(
             stream => stream.end('hello').resume(),

@@ -7,14 +7,24 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { type Server, type Socket, createServer } from 'node:net'
 import { type Server as TlsServer, type TLSSocket, createServer as createTlsServer } from 'node:tls'
-import { type Clock, type ErrorCode, type Timer, TunnelError, systemClock } from '@tendril/common'
-import { type ClusterIdentities, type Identity, clusterOf, verifyPeer } from '@tendril/common/identity/peer'
+import {
+  type Clock,
+  type ErrorCode,
+  type LinkPrincipal,
+  type Timer,
+  TunnelError,
+  formatPrincipal,
+  systemClock
+} from '@tendril/common'
+import { type ClusterIdentities, type Identity, verifyPeer } from '@tendril/common/identity/peer'
+import { linkPrincipalOf } from '@tendril/common/identity/principal-of'
 import { type ListenAddress, listenAt } from '@tendril/common/listen-address'
 import type { Log } from '@tendril/common/log'
 import { type LimitedLog, LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
 import { type Certificates, followCertificates, serverTlsOptions } from '@tendril/common/tls'
 import { websocketOptions as defaultWebsocketOptions } from '@tendril/common/transport/websocket'
 import type { WebSocket } from 'ws'
+import { type Party, formatParty, partyOf } from '../party.js'
 import { parseProxyHeader } from './proxy-protocol.js'
 import { refuse } from './refuse.js'
 import { Upgrader, type UpgraderOptions } from './upgrader.js'
@@ -31,15 +41,12 @@ const KEEP_ALIVE_MS = 55_000
 /** How long a client that is told why it is closed may take to hear it when all closes, in milliseconds. */
 export const CLOSE_GRACE_MS = 1_000
 
-/** Stands for a peer where clients have their cluster: another server, which may ask for any. No cluster has this name. */
-export const EVERY_CLUSTER = '*'
-
 /** A client, or a peer, that is let in. Listeners on `websocket` are to be attached before returning: bytes may follow at once. */
 export type TunnelConnection = {
   websocket: WebSocket
   socket: TLSSocket
-  /** `EVERY_CLUSTER`: it is a peer. */
-  cluster: string
+  /** Who it is, by its certificate: a client of one cluster, or another server. */
+  principal: LinkPrincipal
   identity: Identity
   /** From the PROXY header when there is one, else the other end of the TCP connection. */
   remoteAddress: string | undefined
@@ -76,10 +83,10 @@ export type AcceptorOptions = {
   /** Called when a connection was dropped because of `maxPending`. */
   onPendingDropped?: () => void
   /**
-   * Asked when the cluster of a connection is known. Refuses by throwing, else returns what to call when the connection
+   * Asked when it is known whose connection it is. Refuses by throwing, else returns what to call when the connection
    * is closed. Default: all are admitted.
    */
-  admit?: (cluster: string) => () => void
+  admit?: (party: Party) => () => void
   websocketOptions?: UpgraderOptions['websocketOptions']
   onConnection: (connection: TunnelConnection) => void
   onRefused?: (code: ErrorCode) => void
@@ -309,7 +316,7 @@ class OpenAcceptor implements Acceptor {
     connection.timer.cancel()
     socket.on('error', () => {})
     let identity: Identity
-    let cluster: string
+    let principal: LinkPrincipal
     try {
       const { certificates, requireClientAuth = true } = this.#options
       const { authorities } = certificates
@@ -318,8 +325,8 @@ class OpenAcceptor implements Acceptor {
         requireClientAuth,
         ...(authorities && { authorities })
       })
-      cluster = this.#clusterOf(identity)
-      const release = this.#options.admit?.(cluster)
+      principal = linkPrincipalOf(identity, this.#options)
+      const release = this.#options.admit?.(partyOf(principal))
       if (release) connection.socket.once('close', release)
     } catch (error) {
       const refusal = TunnelError.from(error, 'CLIENT_NOT_IDENTIFIED')
@@ -331,33 +338,31 @@ class OpenAcceptor implements Acceptor {
       this.#upgrader.refuse(socket, { error: new TunnelError('HEADER_TIMEOUT') })
     })
     this.#upgrader.serve(socket, {
-      cluster,
+      // Its certificate is a server's or for one cluster, and `Tendril-Cluster` has to say the same.
+      cluster: formatParty(partyOf(principal)),
       objection: () =>
         this.connections < this.#maxConnections
           ? undefined
           : new TunnelError('OVERLOADED', `at most ${this.#maxConnections} clients at once`),
-      onRefused: error => this.#refused(connection, error, cluster),
+      onRefused: error => this.#refused(connection, error, principal),
       onUpgraded: (websocket, { headers }) => {
         this.#settle(connection)
         this.#websockets.set(connection.socket, websocket)
         connection.socket.on('close', () => this.#websockets.delete(connection.socket))
         const { remoteAddress } = connection
-        this.#options.onConnection({ websocket, socket, cluster, identity, remoteAddress, headers })
+        this.#options.onConnection({ websocket, socket, principal, identity, remoteAddress, headers })
       }
     })
   }
 
-  /** A certificate is a server's or for one cluster, and `Tendril-Cluster` has to say the same. */
-  #clusterOf(identity: Identity): string {
-    const { clusters, peers } = this.#options
-    if (peers && identity.role === 'server') return EVERY_CLUSTER
-    return clusterOf(identity, peers ? [...clusters, { name: EVERY_CLUSTER, identities: peers }] : clusters)
-  }
-
   /** It stays pending until its socket is closed: those who read their refusal slowly count as well. */
-  #refused(connection: PendingConnection, error: TunnelError, cluster?: string): void {
+  #refused(connection: PendingConnection, error: TunnelError, principal?: LinkPrincipal): void {
     connection.timer.cancel()
-    this.#limitedLog.warn({ remote: connection.remoteAddress, cluster, err: error }, 'client refused')
+    const who = principal && {
+      cluster: formatParty(partyOf(principal)),
+      principal: formatPrincipal(principal)
+    }
+    this.#limitedLog.warn({ remote: connection.remoteAddress, ...who, err: error }, 'client refused')
     this.#options.onRefused?.(error.code)
   }
 }

@@ -11,7 +11,8 @@ import { connect } from '@tendril/common/transport/connect'
 import type { Upgraded } from '@tendril/common/transport/upgrade'
 import { websocketOptions } from '@tendril/common/transport/websocket'
 import type { WebSocket } from 'ws'
-import { EVERY_CLUSTER, HEADER_LIMIT_BYTES } from './acceptor.js'
+import { SERVERS, formatParty } from '../party.js'
+import { HEADER_LIMIT_BYTES } from './acceptor.js'
 import { CLUSTER_HEADER, Upgrader } from './upgrader.js'
 
 export type SiblingListenerOptions = {
@@ -43,7 +44,7 @@ export async function listenSiblings(options: SiblingListenerOptions): Promise<S
     socket.on('error', () => {})
     socket.on('close', () => sockets.delete(socket))
     upgrader.serve(socket, {
-      cluster: EVERY_CLUSTER,
+      cluster: formatParty(SERVERS),
       objection: () => undefined,
       onRefused: () => {},
       onUpgraded: websocket => onConnection(websocket, socket)
@@ -74,7 +75,7 @@ export function connectSibling(
     { url: 'ws://sibling' },
     {
       connector: (_, attempt) => openSocket(path, attempt.signal),
-      headers: { [CLUSTER_HEADER]: EVERY_CLUSTER },
+      headers: { [CLUSTER_HEADER]: formatParty(SERVERS) },
       ...(timeoutMs !== undefined && { timeoutMs }),
       signal
     }

@@ -2,7 +2,7 @@
  * A bound on any Dial: it settles in time and hears the caller leave, even when what is inside never settles.
  * kube-apiserver sets no deadline on a CONNECT, so this is the last place that can.
  */
-import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
+import { type Clock, type Dial, TunnelError } from '@tendril/common'
 import { formatHostPort } from '@tendril/common/wire/host-port'
 
 /**
@@ -12,8 +12,9 @@ import { formatHostPort } from '@tendril/common/wire/host-port'
  * target was asked at all.
  */
 export function bounded(dial: Dial, clock: Clock): Dial {
-  return (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) =>
+  return (target, context) =>
     new Promise((resolve, reject) => {
+      const { signal, timeoutMs } = context
       const inner = new AbortController()
       let settled = false
 
@@ -40,7 +41,7 @@ export function bounded(dial: Dial, clock: Clock): Dial {
 
       signal.addEventListener('abort', onAbort)
       if (signal.aborted) return onAbort()
-      dial(target, { signal: inner.signal, timeoutMs }).then(
+      dial(target, { ...context, signal: inner.signal }).then(
         stream => {
           if (settle()) return resolve(stream)
           stream.on('error', () => {})

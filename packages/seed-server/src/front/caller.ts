@@ -6,9 +6,18 @@
  *
  * It knows neither TLS nor where the front listens, and of the far side only a Dial.
  */
+import { randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { type Clock, type Dial, type ErrorCode, type Target, TunnelError } from '@tendril/common'
+import {
+  type Clock,
+  type Dial,
+  type ErrorCode,
+  type Principal,
+  type Target,
+  TunnelError,
+  formatPrincipal
+} from '@tendril/common'
 import type { Log } from '@tendril/common/log'
 import type { LimitedLog } from '@tendril/common/log-limiter'
 import { resetSocket } from '@tendril/common/reset'
@@ -48,6 +57,18 @@ export type CallerOptions = {
   observer: FrontObserver | undefined
 }
 
+/** Who has connected to a front. */
+export type CallerConnection = {
+  socket: Socket
+  /** The name that the caller asked for in its TLS hello. */
+  serverName?: string | undefined
+  /** Undefined: it could not be identified, and will be refused. */
+  principal: Principal | undefined
+}
+
+/** A trace id is as long as W3C Trace Context has it. */
+const TRACE_ID_BYTES = 16
+
 /** Most bytes a caller may send ahead of the 200 before it is no longer read from. */
 export const EARLY_LIMIT_BYTES = 65_536
 
@@ -58,6 +79,7 @@ export class Caller {
   readonly #socket: Socket
   readonly #options: CallerOptions
   readonly #serverName: string | undefined
+  readonly #principal: Principal | undefined
   /** Aborts when the caller is gone: nobody waits for an answer any more. */
   readonly #left = new AbortController()
   /** What came behind the head. Kept, because reading goes on: it is how a caller's leaving is noticed. */
@@ -66,11 +88,12 @@ export class Caller {
   #spoke = false
   #joined = false
   #cluster = ''
+  #traceId: string | undefined
 
-  /** `serverName` is the name the caller asked for in its TLS hello. */
-  constructor(socket: Socket, serverName: string | undefined, options: CallerOptions) {
+  constructor({ socket, serverName, principal }: CallerConnection, options: CallerOptions) {
     this.#socket = socket
     this.#serverName = serverName
+    this.#principal = principal
     this.#options = options
     // Whoever waits hears of the end by `close`; without a listener an error would end the process.
     socket.on('error', error => this.#leave(error.message))
@@ -82,16 +105,23 @@ export class Caller {
    * complete. Never rejects.
    */
   async serve(headerMs: number, onHead: () => void = () => {}): Promise<void> {
-    const { clock, dialTimeoutMs, dial, route } = this.#options
+    const { front, clock, dialTimeoutMs, dial, route } = this.#options
+    const principal = this.#principal
     let dialledAt: number | undefined
     try {
+      if (!principal) throw new TunnelError('NOT_IDENTIFIED')
       const { target } = await this.#readHead(headerMs)
       onHead()
       this.#cluster = route(this.#serverName)
       dialledAt = clock.now()
+      this.#traceId = randomBytes(TRACE_ID_BYTES).toString('hex')
       const stream = await bounded(dial(this.#cluster), clock)(target, {
         signal: this.#left.signal,
-        timeoutMs: dialTimeoutMs
+        timeoutMs: dialTimeoutMs,
+        principal,
+        front,
+        traceId: this.#traceId,
+        hops: 0
       })
       this.#answered('OK', dialledAt)
       await this.#join(stream, target)
@@ -186,7 +216,7 @@ export class Caller {
     const socket = this.#socket
     const { front, clock, log, observer } = this.#options
     const cluster = this.#cluster
-    const fields = { cluster, remote: socket.remoteAddress, target: formatHostPort(target) }
+    const fields = { ...this.#logFields, target: formatHostPort(target) }
     this.#joined = true
     this.#stopReading()
     const early = this.#early.splice(0)
@@ -251,13 +281,23 @@ export class Caller {
     })
   }
 
+  /** Who asks, and for which cluster. */
+  get #logFields(): Record<string, string | undefined> {
+    return {
+      cluster: this.#cluster,
+      remote: this.#socket.remoteAddress,
+      principal: this.#principal && formatPrincipal(this.#principal),
+      traceId: this.#traceId
+    }
+  }
+
   #answered(code: 'OK' | ErrorCode, dialledAt: number | undefined, error?: TunnelError): void {
     const { front, clock, log, limitedLog, observer } = this.#options
     const cluster = this.#cluster
     const dialMs = dialledAt === undefined ? undefined : clock.now() - dialledAt
     observer?.answered({ front, cluster, code, dialMs })
     if (!error) return
-    const fields = { cluster, remote: this.#socket.remoteAddress, dialMs, err: error }
+    const fields = { ...this.#logFields, dialMs, err: error }
     if (code === 'DIAL_CANCELLED') log.debug(fields, 'caller left')
     else limitedLog.info(fields, 'request refused')
   }

@@ -5,15 +5,24 @@
  */
 import { type Server, type Socket, createServer } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
-import { type Clock, type Dial, DIAL_TIMEOUT_MS, TunnelError, systemClock } from '@tendril/common'
+import {
+  type Clock,
+  type Dial,
+  DIAL_TIMEOUT_MS,
+  type Principal,
+  TunnelError,
+  principalName,
+  systemClock
+} from '@tendril/common'
 import { AdmittedCertificates, type OnExpiry } from '@tendril/common/identity/admitted'
 import { type Identity, type TunnelIdentities, verifyPeer } from '@tendril/common/identity/peer'
+import { callerOf } from '@tendril/common/identity/principal-of'
 import { type ListenAddress, formatListen, isLoopback, listenAt } from '@tendril/common/listen-address'
 import type { Log } from '@tendril/common/log'
 import { LogLimiter, REFUSAL_LINES } from '@tendril/common/log-limiter'
 import { carriedBy } from '@tendril/common/reset'
 import { type Certificates, followCertificates, serverTlsOptions } from '@tendril/common/tls'
-import { Caller, type CallerOptions, type FrontObserver, refuse } from './caller.js'
+import { Caller, type CallerConnection, type CallerOptions, type FrontObserver, refuse } from './caller.js'
 import { AllowedCallers } from './allowed.js'
 import { HEADER_LIMIT_BYTES } from './connect-head.js'
 import type { Route } from './route.js'
@@ -254,7 +263,7 @@ class OpenFront implements Front {
       this.#pending.delete(connection)
     })
     if (this.#pending.size > this.#maxPending) this.#dropOldestPending()
-    if (!this.#options.certificates) return void this.#admit(socket, connection)
+    if (!this.#options.certificates) return void this.#admit(connection, { socket, principal: this.#local })
 
     const peer = peerOf(socket)
     this.#handshakes.set(peer, connection)
@@ -293,7 +302,8 @@ class OpenFront implements Front {
       denied = TunnelError.from(error, 'NOT_IDENTIFIED')
     }
     const serverName = typeof socket.servername === 'string' ? socket.servername : undefined
-    const caller = this.#admit(socket, connection, serverName, denied)
+    const principal = identity && callerOf(identity)
+    const caller = this.#admit(connection, { socket, serverName, principal }, denied)
     if (denied || !identity || !this.#admitted) return
     socket.once(
       'close',
@@ -301,9 +311,16 @@ class OpenFront implements Front {
     )
   }
 
-  #admit(socket: Socket, connection: PendingConnection, serverName?: string, denied?: TunnelError): Caller {
+  /** Who asks on a socket without TLS: the file's mode, or loopback, has let it in. */
+  get #local(): Principal {
+    const where = 'path' in this.#options.listen ? 'unix' : 'loopback'
+    return { kind: 'local', name: principalName(`${where}:${this.name}`) }
+  }
+
+  #admit(connection: PendingConnection, from: CallerConnection, denied?: TunnelError): Caller {
     const { atMs, over } = connection
-    const caller = new Caller(socket, serverName, this.#caller)
+    const { socket } = from
+    const caller = new Caller(from, this.#caller)
     this.#callers.set(socket, caller)
     socket.once('close', () => this.#callers.delete(socket))
     const onHead = (): void => void this.#pending.delete(connection)

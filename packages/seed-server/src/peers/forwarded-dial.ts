@@ -1,6 +1,6 @@
 /**
- * What this server answers to a dial that a peer passes on: out of its own clients, or not at all. It has no way to
- * pass a dial on once more, which is why none goes round.
+ * What this server answers to a dial that a peer passes on: it knows the cluster, and asks the clients that it can reach
+ * without passing the dial on further than the hops of the dial allow (forward.ts).
  */
 import { type Dial, TunnelError } from '@tendril/common'
 
@@ -14,10 +14,10 @@ export type ForwardedDialOptions = {
 /** Rejects with BAD_TARGET, UNKNOWN_CLUSTER, or as `dialLocal` does: NO_CLIENT tells the peer to ask another. */
 export function createForwardedDial({ clusters, dialLocal }: ForwardedDialOptions): Dial {
   const known = new Set(clusters)
-  return async ({ cluster, ...target }, options) => {
+  return async ({ cluster, ...target }, context) => {
     if (cluster === undefined) throw new TunnelError('BAD_TARGET', 'a dial between servers names its cluster')
     if (!known.has(cluster))
       throw new TunnelError('UNKNOWN_CLUSTER', `${cluster} is not configured at this server`)
-    return dialLocal(cluster)(target, options)
+    return dialLocal(cluster)(target, context)
   }
 }

@@ -13,6 +13,8 @@ import { randomBytes } from 'node:crypto'
 import {
   type Clock,
   type Dial,
+  HOP_LIMIT,
+  type LinkPrincipal,
   Session,
   type SessionLimits,
   type Timer,
@@ -70,8 +72,8 @@ export class Peers {
   readonly #clock: Clock
   readonly #log: Log
   readonly #manager: TunnelManager
-  /** To dials of siblings: out of the own clients. To those of other replicas: also out of the siblings'. */
-  readonly #answers: { sibling: ReturnType<typeof serve>; replica: ReturnType<typeof serve> }
+  /** Answers what peers dial: the own clients, and those of siblings where hops are left. */
+  readonly #answer: Dial
   readonly #instance = randomBytes(INSTANCE_BYTES)
   /** By address: the release of its endpoint. */
   readonly #endpoints = new Map<string, () => void>()
@@ -103,17 +105,16 @@ export class Peers {
     const views = (tunnels: readonly Tunnel[]) =>
       tunnels.flatMap(tunnel => {
         const dialer = this.#dialers.get(tunnel)
-        return dialer ? [{ server: tunnel.server, dial: dialer.dial, silent: dialer.silent }] : []
+        const { server } = tunnel
+        const sibling = this.#siblings.has(server)
+        return dialer ? [{ server, dial: dialer.dial, silent: dialer.silent, sibling }] : []
       })
     const dialSiblings = createForward({
       peers: () => views(this.#usable.filter(({ server }) => this.#siblings.has(server))),
       clock,
       ...(onAnswer && { onAnswer })
     })
-    this.#answers = {
-      sibling: serve(createForwardedDial(options)),
-      replica: serve(createForwardedDial({ ...options, dialLocal: nearest(dialLocal, dialSiblings) }))
-    }
+    this.#answer = createForwardedDial({ ...options, dialLocal: nearest(dialLocal, dialSiblings) })
     this.#manager = new TunnelManager({
       endpoints: [],
       connections: 1,
@@ -198,11 +199,14 @@ export class Peers {
     for (const look of [...this.#waiting]) look()
   }
 
-  /** A peer's link, before anything was received on it: answers what it dials. */
-  accept(link: Link, name: string, { sibling = false } = {}): void {
+  /**
+   * A peer's link, before anything was received on it: answers what it dials. `name` is its id. A dial of a replica has
+   * come over one server at least, and a sibling is the last that a dial is passed on to; a peer of version 1.0 says neither.
+   */
+  accept(link: Link, name: string, remote: LinkPrincipal, { sibling = false } = {}): void {
     const { session: limits, sessionBudget: budget } = this.#options
     const log = this.#log.child({ peer: name.slice(0, 8) })
-    const onOpen = sibling ? this.#answers.sibling : this.#answers.replica
+    const onOpen = serve(this.#answer, { remote, leastHops: sibling ? HOP_LIMIT : 1 })
     const session = new Session(link, {
       onOpen,
       clock: this.#clock,
@@ -383,18 +387,18 @@ export class Peers {
   }
 }
 
-/** The own clients, and those of siblings where these cannot: one hop more at most, as siblings answer from theirs. */
+/** The own clients, and those of siblings where these cannot and hops are left. */
 function nearest(
   dialLocal: (cluster: string) => Dial,
   dialSiblings: (cluster: string) => Dial
 ): (cluster: string) => Dial {
-  return cluster => async (target, options) => {
+  return cluster => async (target, context) => {
     try {
-      return await dialLocal(cluster)(target, options)
+      return await dialLocal(cluster)(target, context)
     } catch (error) {
       const own = TunnelError.from(error)
       if (!own.retryable) throw own
-      return dialSiblings(cluster)(target, options).catch((error: unknown) => {
+      return dialSiblings(cluster)(target, context).catch((error: unknown) => {
         const theirs = TunnelError.from(error)
         throw theirs.code === 'NO_CLIENT' ? own : theirs
       })

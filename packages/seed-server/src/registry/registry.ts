@@ -13,7 +13,7 @@ import { EventEmitter } from 'node:events'
 import {
   type Clock,
   type Dial,
-  type DialOptions,
+  type DialContext,
   type ErrorCode,
   type Target,
   TunnelError,
@@ -154,12 +154,12 @@ export class Registry extends EventEmitter<RegistryEvents> {
    * was asked and did not answer.
    */
   dial(cluster: string): Dial {
-    return this.#counted(cluster, (target, options) => this.#search(cluster, target, options).run())
+    return this.#counted(cluster, (target, context) => this.#search(cluster, target, context).run())
   }
 
   /** The same for another replica that asks: out of the clients that are here now, without waiting, and no further. */
   dialLocal(cluster: string): Dial {
-    return this.#counted(cluster, (target, options) => this.#search(cluster, target, options).runOnce())
+    return this.#counted(cluster, (target, context) => this.#search(cluster, target, context).runOnce())
   }
 
   #cluster(cluster: string): ClusterEntry {
@@ -178,9 +178,9 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   #counted(cluster: string, dial: Dial): Dial {
-    return async (target, options) => {
+    return async (target, context) => {
       try {
-        const stream = await dial(target, options)
+        const stream = await dial(target, context)
         this.#observer?.dialed({ cluster, code: 'OK' })
         return stream
       } catch (error) {
@@ -191,9 +191,9 @@ export class Registry extends EventEmitter<RegistryEvents> {
     }
   }
 
-  #search(cluster: string, target: Target, options: DialOptions): Search {
+  #search(cluster: string, target: Target, context: DialContext): Search {
     const entry = this.#cluster(cluster)
-    return new Search(target, options, {
+    return new Search(target, context, {
       cluster,
       index: entry.index,
       isArriving: () => entry.arriving > 0,

@@ -6,9 +6,8 @@
 import type { Duplex } from 'node:stream'
 import {
   type Clock,
-  DIAL_TIMEOUT_MS,
   type Dial,
-  type DialOptions,
+  type DialContext,
   type ErrorCode,
   type Target,
   TunnelError
@@ -39,6 +38,7 @@ export type SearchOptions = {
 export class Search {
   readonly #options: SearchOptions
   readonly #target: Target
+  readonly #context: DialContext
   readonly #signal: AbortSignal
   readonly #endMs: number
   /** The clients asked, with their `cameAt` at that time: one that has come back since may be asked again. */
@@ -51,11 +51,12 @@ export class Search {
   /** Why it was necessary to wait. */
   #waitedFor: TunnelError | undefined
 
-  constructor(target: Target, { signal, timeoutMs = DIAL_TIMEOUT_MS }: DialOptions, options: SearchOptions) {
+  constructor(target: Target, context: DialContext, options: SearchOptions) {
     this.#options = options
     this.#target = target
-    this.#signal = signal
-    this.#endMs = options.clock.now() + timeoutMs
+    this.#context = context
+    this.#signal = context.signal
+    this.#endMs = options.clock.now() + context.timeoutMs
     this.#came = options.index.came
   }
 
@@ -107,7 +108,7 @@ export class Search {
   async #ask(dial: Dial): Promise<Duplex | TunnelError> {
     const timeoutMs = this.#leftMs()
     try {
-      return await dial(this.#target, { signal: this.#signal, timeoutMs })
+      return await dial(this.#target, { ...this.#context, timeoutMs })
     } catch (error) {
       const failure = TunnelError.from(error)
       // Whoever was asked did not answer in time: that is what the front's bound says, too. A link that does not respond

@@ -98,7 +98,7 @@ t.test('a client is handed over with its cluster, identity and first bytes', asy
   t.same(got, ['hello'])
   t.equal(websocket.protocol, 'tendril.v1')
   t.equal(websocket.extensions, '')
-  t.equal(connection?.cluster, 'demo')
+  t.same(connection?.principal, { kind: 'client', name: 'leaf', cluster: 'demo' })
   t.match(connection?.identity, { role: 'client', cluster: 'demo' })
   t.equal(connection?.remoteAddress, '127.0.0.1')
   t.equal(connection?.headers['tendril-cluster'], 'demo')
@@ -129,7 +129,7 @@ t.test('a certificate that others issued is mapped to its cluster', async t => {
   const websocket = dial(t, { ...tls, ...leaf({ commonName: 'vpn-shoot-client' }) }, { cluster: 'other' })
   await once(websocket, 'open')
 
-  t.equal(connections[0]?.cluster, 'other')
+  t.same(connections[0]?.principal, { kind: 'client', name: 'vpn-shoot-client', cluster: 'other' })
 })
 
 t.test('who may not come in is told why, before anything it sends is looked at', async t => {
@@ -360,9 +360,9 @@ t.test('connections of a cluster beyond its limit are told which, and those of a
     counted: 'connections are open'
   })
   const { acceptor, refused, tls, leaf, pki, at } = await open(t, {
-    admit: cluster => {
-      names.push(cluster)
-      return cluster === 'demo' ? limit.acquire() : () => {}
+    admit: party => {
+      names.push(String(party))
+      return party === 'demo' ? limit.acquire() : () => {}
     }
   })
   const first = dial(t, tls)

@@ -3,6 +3,7 @@ import t from 'tap'
 import { type Dial, DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
 import { bounded } from '../../src/front/bound.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
 const never = (): AbortSignal => new AbortController().signal
@@ -15,10 +16,13 @@ t.test('what settles in time passes through, and no timer is left', async t => {
   const got = await bounded(
     async (target, { timeoutMs }) => ((asked = { target, timeoutMs }), stream),
     clock
-  )(target, {
-    signal: never(),
-    timeoutMs: 7
-  })
+  )(
+    target,
+    dialContext({
+      signal: never(),
+      timeoutMs: 7
+    })
+  )
 
   t.equal(got, stream)
   t.same(asked, { target, timeoutMs: 7 })
@@ -29,8 +33,8 @@ t.test('a refusal passes through, a stranger is wrapped', async t => {
   const clock = new FakeClock()
   const refused = new TunnelError('TARGET_REFUSED', 'x')
 
-  await t.rejects(bounded(() => Promise.reject(refused), clock)(target, { signal: never() }), refused)
-  await t.rejects(bounded(() => Promise.reject(new Error('boo')), clock)(target, { signal: never() }), {
+  await t.rejects(bounded(() => Promise.reject(refused), clock)(target, dialContext()), refused)
+  await t.rejects(bounded(() => Promise.reject(new Error('boo')), clock)(target, dialContext()), {
     code: 'INTERNAL'
   })
   t.equal(clock.pending, 0)
@@ -46,7 +50,7 @@ t.test('a dial that never settles times out, is told so, and its late stream is 
     return new Promise(resolve => (deliver = resolve))
   }
 
-  const pending = bounded(dial, clock)(target, { signal: never() })
+  const pending = bounded(dial, clock)(target, dialContext())
   clock.tick(DIAL_TIMEOUT_MS - 1)
   t.equal(inner?.aborted, false)
   clock.tick(1)
@@ -77,7 +81,7 @@ t.test('when the time is over the reason of the dial itself counts, if it has on
           reject(own)
         })
       })
-    const pending = bounded(dial, clock)(target, { signal: never() })
+    const pending = bounded(dial, clock)(target, dialContext())
     clock.tick(DIAL_TIMEOUT_MS)
 
     await t.rejects(pending, wanted)
@@ -94,13 +98,15 @@ t.test('leaving cancels at once, before and during the dial', async t => {
     return new Promise(() => {})
   }
 
-  const pending = bounded(hang, clock)(target, { signal: leaving.signal })
+  const pending = bounded(hang, clock)(target, dialContext({ signal: leaving.signal }))
   leaving.abort(new TunnelError('DIAL_CANCELLED', 'why'))
   await t.rejects(pending, { code: 'DIAL_CANCELLED', message: 'caller left: why' })
   t.equal(inner?.aborted, true)
 
   inner = undefined
-  await t.rejects(bounded(hang, clock)(target, { signal: leaving.signal }), { code: 'DIAL_CANCELLED' })
+  await t.rejects(bounded(hang, clock)(target, dialContext({ signal: leaving.signal })), {
+    code: 'DIAL_CANCELLED'
+  })
   t.equal(inner, undefined, 'not even dialled')
   t.equal(clock.pending, 0)
 })

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { type Socket, connect } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import t, { type Test } from 'tap'
-import { type Dial, type Target, TunnelError } from '@tendril/common'
+import { type Dial, type DialContext, type Target, TunnelError } from '@tendril/common'
 import { createLog } from '@tendril/common/log'
 import { EARLY_LIMIT_BYTES, type FrontObserver } from '../../src/front/caller.js'
 import { type Front, type FrontOptions, OVERFLOW_CONNECTIONS, listenFront } from '../../src/front/front.js'
@@ -88,6 +88,43 @@ t.test('kube-apiserver reaches a target: 200 in a read of its own, then bytes bo
   await raw.untilClosed()
 
   t.same(raw.reads, [ESTABLISHED, 'ping'])
+})
+
+t.test('a dial carries who asks, at which front, and a trace id that the log lines have too', async t => {
+  const lines: Record<string, unknown>[] = []
+  const log = createLog({ destination: { write: line => void lines.push(JSON.parse(line)) } })
+  const contexts: DialContext[] = []
+  const dial = (): Dial => async (_target, context) => {
+    contexts.push(context)
+    throw new TunnelError('TARGET_REFUSED')
+  }
+  const { front: tlsFront, tls, pki } = await openTls(t, { dial, log })
+  const plain = await open(t, { dial, log, name: 'plain' })
+  const other = pki.leaf({ commonName: 'Jane Doe' })
+
+  for (const raw of [
+    await rawTls(t, tls),
+    await rawTls(t, { ...tls, ...other }),
+    await rawPlain(t, plain.at)
+  ]) {
+    await raw.write(connectTo(1)).untilText('\r\n\r\n')
+  }
+
+  t.match(contexts, [
+    { principal: { kind: 'caller', name: 'kube-apiserver' }, front: tlsFront.name, hops: 0 },
+    { principal: { kind: 'caller', name: 'Jane%20Doe' }, front: tlsFront.name, hops: 0 },
+    { principal: { kind: 'local', name: 'loopback:plain' }, front: 'plain', hops: 0 }
+  ])
+  const refused = lines.filter(({ msg }) => msg === 'request refused')
+  t.match(
+    refused.map(({ principal }) => principal),
+    ['caller/kube-apiserver', 'caller/Jane%20Doe', 'local/loopback:plain']
+  )
+  t.same(
+    refused.map(({ traceId }) => traceId),
+    contexts.map(({ traceId }) => traceId)
+  )
+  t.equal(new Set(contexts.map(({ traceId }) => traceId)).size, 3)
 })
 
 t.test('bytes of a target that speaks first never share a read with the 200', async t => {

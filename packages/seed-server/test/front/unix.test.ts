@@ -5,6 +5,7 @@ import { type Socket, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import type { Dial, Principal } from '@tendril/common'
 import { FIRST_BYTE_DELAY_MS, type FrontOptions, listenFront } from '../../src/front/front.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { connectTo, listenTcp, rawPlain, silent, tcpDial } from '../support.js'
@@ -50,6 +51,22 @@ t.test('a Unix front serves CONNECT, and its file goes when it closes', async t 
   t.equal(raw.text, `${ESTABLISHED}ping`)
   await front.close()
   t.notOk(existsSync(path))
+})
+
+t.test('a caller without a certificate is known by the front that let it in', async t => {
+  const path = join(directory(t), 'front.sock')
+  const asked: Principal[] = []
+  const dial = (): Dial => (target, context) => {
+    asked.push(context.principal)
+    return tcpDial(target, context)
+  }
+  const port = await listenTcp(t, socket => socket.end())
+  await open(t, path, { name: 'kube', dial })
+
+  const raw = await rawPlain(t, { path })
+  await raw.write(connectTo(port)).untilText('200')
+
+  t.same(asked, [{ kind: 'local', name: 'unix:kube' }])
 })
 
 t.test('bytes of a target that speaks first are held back, and come in a read of their own', async t => {

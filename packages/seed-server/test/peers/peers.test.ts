@@ -10,6 +10,7 @@ import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { FIRST_ATTEMPTS_MS, Peers } from '../../src/peers/peers.js'
 import { type PeerSource, staticSource } from '../../src/peers/source.js'
 import { silent } from '../support.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const target: Target = { proto: 'tcp', host: '10.0.0.5', port: 80 }
 const signal = new AbortController().signal
@@ -78,7 +79,7 @@ class World {
       server: id,
       onLink: (link, { name }, { sibling = false }) => {
         links.add(link)
-        peers.accept(link, name, { sibling })
+        peers.accept(link, name, { kind: 'server', name }, { sibling })
       }
     })
     const server: PeerServer = {
@@ -137,9 +138,13 @@ t.test('servers that know each other become members, and pass dials on', async t
 
   const [a] = servers as [PeerServer]
   t.equal(a.peers.up, 2)
-  await a.peers.dial('demo')(target, { signal })
-  await t.rejects(a.peers.dial('other')(target, { signal }), { code: 'NO_CLIENT' })
-  await t.rejects(a.peers.dial('third')(target, { signal }), { code: 'NO_CLIENT' }, 'unknown there')
+  await a.peers.dial('demo')(target, dialContext({ signal }))
+  await t.rejects(a.peers.dial('other')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
+  await t.rejects(
+    a.peers.dial('third')(target, dialContext({ signal })),
+    { code: 'NO_CLIENT' },
+    'unknown there'
+  )
   t.same(
     a.attempts.filter(address => address === 'a'),
     ['a'],
@@ -169,11 +174,15 @@ t.test(
       1,
       'its streams wait, it may be back'
     )
-    await t.rejects(a.peers.dial('demo')(target, { signal }), { code: 'NO_CLIENT' }, 'dials do not wait')
+    await t.rejects(
+      a.peers.dial('demo')(target, dialContext({ signal })),
+      { code: 'NO_CLIENT' },
+      'dials do not wait'
+    )
 
     world.open('b2', { address: 'b', clusters: ['demo'] }).tell(['a'])
     await world.until(a, 'a b2')
-    await a.peers.dial('demo')(target, { signal })
+    await a.peers.dial('demo')(target, dialContext({ signal }))
     t.equal(
       a.peers.sessions.filter(({ state }) => state !== 'closed').length,
       2,
@@ -198,8 +207,8 @@ t.test(
     t.equal(b.told.at(-1), 'a', 'told without delay')
     t.ok(b.left, 'the source no longer names it')
     await world.until(a, 'a')
-    await t.rejects(a.peers.dial('demo')(target, { signal }), { code: 'NO_CLIENT' })
-    await b.peers.dial('demo')(target, { signal })
+    await t.rejects(a.peers.dial('demo')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
+    await b.peers.dial('demo')(target, dialContext({ signal }))
   }
 )
 
@@ -211,7 +220,7 @@ t.test(
     world.open('b', { clusters: ['demo'] })
     a.tell(['b'])
     await world.until(a, 'a b')
-    const stream = await a.peers.dial('demo')(target, { signal })
+    const stream = await a.peers.dial('demo')(target, dialContext({ signal }))
 
     a.tell([])
     stream.write('hello')
@@ -269,7 +278,7 @@ t.test('the first attempts are made when each peer is connected or was not reach
   t.equal(await first, true)
 
   t.same([...new Set(a.attempts)].sort(), ['a', 'b', 'nobody'])
-  await a.peers.dial('demo')(target, { signal })
+  await a.peers.dial('demo')(target, dialContext({ signal }))
   t.equal(await a.peers.firstAttempts(), true, 'nothing to wait for any more')
 })
 
@@ -332,17 +341,21 @@ t.test('siblings find each other without being told of, and pass dials on', asyn
   const { world, b1, b2 } = withWorkers(t, { b2: ['demo'] })
   await Promise.all([world.until(b1, 'b1 b2'), world.until(b2, 'b1 b2')])
 
-  await b1.peers.dial('demo')(target, { signal })
-  await t.rejects(b2.peers.dial('demo')(target, { signal }), { code: 'NO_CLIENT' }, 'nobody asks b2 back')
+  await b1.peers.dial('demo')(target, dialContext({ signal }))
+  await t.rejects(
+    b2.peers.dial('demo')(target, dialContext({ signal })),
+    { code: 'NO_CLIENT' },
+    'nobody asks b2 back'
+  )
   b1.tell([])
-  await b1.peers.dial('demo')(target, { signal })
+  await b1.peers.dial('demo')(target, dialContext({ signal }))
 })
 
 t.test('all workers behind one address are found, and one whose connection breaks is waited for', async t => {
   const { world, a, b1, b2 } = withWorkers(t, { b2: ['demo'] })
   for (const { tell } of [a, b1, b2]) tell(['a', 'b'])
   for (const server of [a, b1, b2]) await world.until(server, 'a b1 b2')
-  const stream = await a.peers.dial('demo')(target, { signal })
+  const stream = await a.peers.dial('demo')(target, dialContext({ signal }))
 
   for (const carrier of a.carriers) carrier.terminate(new TunnelError('LINK_LOST', 'reset'))
   stream.write('hello')
@@ -359,8 +372,8 @@ t.test(
     a.tell(['b1'])
     await world.until(a, 'a b1')
 
-    await a.peers.dial('demo')(target, { signal })
-    await t.rejects(a.peers.dial('other')(target, { signal }), { code: 'NO_CLIENT' })
+    await a.peers.dial('demo')(target, dialContext({ signal }))
+    await t.rejects(a.peers.dial('other')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
   }
 )
 

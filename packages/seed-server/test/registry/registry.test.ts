@@ -5,6 +5,7 @@ import { Registry, type RegistryObserver } from '../../src/registry/registry.js'
 import { ASK_AGAIN_MS, DIAL_TRIES } from '../../src/registry/search.js'
 import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { type Traits, client } from './fake-client.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const target = { proto: 'tcp', host: '10.0.0.5', port: 80 } as const
 const signal = new AbortController().signal
@@ -18,7 +19,7 @@ t.test('without a client the sentence names the cluster', async t => {
   const registry = new Registry()
   registry.add(client('other', { cluster: 'other' }).client)
 
-  await t.rejects(registry.dial('demo')(target, { signal }), {
+  await t.rejects(registry.dial('demo')(target, dialContext({ signal })), {
     code: 'NO_CLIENT',
     message: 'no client connected for cluster demo'
   })
@@ -40,7 +41,7 @@ t.test('a released client gets no dials; releasing twice harms nobody', async t 
 
   t.same(registry.clients(), [])
   t.same(events, ['+a', '+a', '-a', '-a'])
-  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'NO_CLIENT' })
+  await t.rejects(registry.dial('demo')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
 })
 
 t.test('a Dial taken early finds the clients that come later', async t => {
@@ -49,7 +50,7 @@ t.test('a Dial taken early finds the clients that come later', async t => {
   const a = client('a')
   registry.add(a.client)
 
-  t.equal(await dial(target, { signal }), a.stream)
+  t.equal(await dial(target, dialContext({ signal })), a.stream)
 })
 
 t.test('what another client may do better goes to the next, within the time that is left', async t => {
@@ -65,7 +66,7 @@ t.test('what another client may do better goes to the next, within the time that
   const full = client('full', { dial: failing('OVERLOADED') })
   for (const { client } of [good, lost, full]) registry.add(client)
 
-  t.equal(await registry.dial('demo')(target, { signal, timeoutMs: 4_000 }), good.stream)
+  t.equal(await registry.dial('demo')(target, dialContext({ signal, timeoutMs: 4_000 })), good.stream)
   t.same([full.asked, lost.asked, good.asked], [[4_000], [4_000], [2_500]])
 })
 
@@ -75,7 +76,7 @@ t.test('what the target said is not asked again elsewhere', async t => {
   registry.add(good.client)
   registry.add(client('bad', { dial: failing('TARGET_REFUSED') }).client)
 
-  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'TARGET_REFUSED' })
+  await t.rejects(registry.dial('demo')(target, dialContext({ signal })), { code: 'TARGET_REFUSED' })
   t.same(good.asked, [])
 })
 
@@ -94,7 +95,7 @@ t.test('no more clients are asked when the time is over or the caller has left',
     }).client
   )
 
-  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'LINK_LOST' })
+  await t.rejects(registry.dial('demo')(target, dialContext({ signal })), { code: 'LINK_LOST' })
   release()
   registry.add(
     client('left', {
@@ -104,7 +105,9 @@ t.test('no more clients are asked when the time is over or the caller has left',
       }
     }).client
   )
-  await t.rejects(registry.dial('demo')(target, { signal: leaving.signal }), { code: 'LINK_LOST' })
+  await t.rejects(registry.dial('demo')(target, dialContext({ signal: leaving.signal })), {
+    code: 'LINK_LOST'
+  })
   t.same(good.asked, [])
 })
 
@@ -121,7 +124,7 @@ t.test('dials spread over the clients by the streams they have', async t => {
   })
   for (const { client } of clients) registry.add(client)
 
-  for (let count = 0; count < 30; count++) await registry.dial('demo')(target, { signal })
+  for (let count = 0; count < 30; count++) await registry.dial('demo')(target, dialContext({ signal }))
 
   t.same(
     clients.map(({ state }) => state.streams),
@@ -133,7 +136,7 @@ t.test('a dial that finds all clients down waits for the first that is back', as
   const registry = new Registry({ clock: new FakeClock() })
   const [a, b] = [client('a', { down: true }), client('b', { down: true })]
   for (const { client } of [a, b]) registry.add(client)
-  const dialled = registry.dial('demo')(target, { signal })
+  const dialled = registry.dial('demo')(target, dialContext({ signal }))
 
   registry.changed('demo')
   await new Promise(resolve => setImmediate(resolve))
@@ -149,7 +152,7 @@ t.test('a client that is new, or replaces one that drains, serves those who wait
   for (const traits of [{ down: true }, { draining: true, dial: failing('DRAINING') }]) {
     const registry = new Registry({ clock: new FakeClock() })
     registry.add(client('old', traits).client)
-    const dialled = registry.dial('demo')(target, { signal })
+    const dialled = registry.dial('demo')(target, dialContext({ signal }))
     await new Promise(resolve => setImmediate(resolve))
     const fresh = client('fresh')
     registry.add(fresh.client)
@@ -165,10 +168,10 @@ t.test(
     const registry = new Registry({ clock })
     const away = client('away', { down: true })
     const { release } = registry.add(away.client)
-    const inVain = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
+    const inVain = registry.dial('demo')(target, dialContext({ signal, timeoutMs: 4_000 }))
     const leaving = new AbortController()
-    const left = registry.dial('demo')(target, { signal: leaving.signal })
-    const outlived = registry.dial('demo')(target, { signal, timeoutMs: 9_000 })
+    const left = registry.dial('demo')(target, dialContext({ signal: leaving.signal }))
+    const outlived = registry.dial('demo')(target, dialContext({ signal, timeoutMs: 9_000 }))
 
     leaving.abort()
     await t.rejects(left)
@@ -190,9 +193,9 @@ t.test('a dial in the moment between a client and the one that takes its place w
 
   leave()
   const arrived = registry.expect('demo')
-  const dial = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
-  const late = registry.dial('demo')(target, { signal, timeoutMs: 1_000 })
-  const here = registry.dialLocal('demo')(target, { signal })
+  const dial = registry.dial('demo')(target, dialContext({ signal, timeoutMs: 4_000 }))
+  const late = registry.dial('demo')(target, dialContext({ signal, timeoutMs: 1_000 }))
+  const here = registry.dialLocal('demo')(target, dialContext({ signal }))
   await t.rejects(here, { code: 'LINK_LOST' }, 'a replica that asks asks again')
   clock.tick(1_000)
   await t.rejects(late, { code: 'LINK_LOST', detail: /not in time/ }, 'within its own time')
@@ -207,14 +210,14 @@ t.test('a dial in the moment between a client and the one that takes its place w
 t.test('a client that was on its way and will not come is waited for by nobody', async t => {
   const registry = new Registry()
   const arrived = registry.expect('demo')
-  const dial = registry.dial('demo')(target, { signal })
+  const dial = registry.dial('demo')(target, dialContext({ signal }))
   dial.catch(() => {})
   await new Promise(resolve => setImmediate(resolve))
 
   arrived()
 
   await t.rejects(dial, { code: 'LINK_LOST' })
-  await t.rejects(registry.dial('demo')(target, { signal }), { code: 'NO_CLIENT' })
+  await t.rejects(registry.dial('demo')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
 })
 
 t.test('a client whose link breaks during the dial is asked again when it is back', async t => {
@@ -229,7 +232,7 @@ t.test('a client whose link breaks during the dial is asked again when it is bac
     }
   })
   registry.add(one.client)
-  const dialled = registry.dial('demo')(target, { signal })
+  const dialled = registry.dial('demo')(target, dialContext({ signal }))
   await new Promise(resolve => setImmediate(resolve))
   one.state.down = false
   registry.changed('demo')
@@ -253,21 +256,21 @@ t.test(
 
     const lucky = new Registry({ dialRemote: dialRemote('OK') })
     lucky.add(silent.client)
-    t.equal(await lucky.dial('demo')(target, { signal }), stream)
+    t.equal(await lucky.dial('demo')(target, dialContext({ signal })), stream)
     t.same([asked, silent.asked], [['demo'], []])
 
     const unlucky = new Registry({ dialRemote: dialRemote('NO_CLIENT') })
     unlucky.add(silent.client)
-    t.equal(await unlucky.dial('demo')(target, { signal }), silent.stream)
+    t.equal(await unlucky.dial('demo')(target, dialContext({ signal })), silent.stream)
 
     const refused = new Registry({ dialRemote: dialRemote('TARGET_REFUSED') })
     refused.add(client('silent', { silent: true }).client)
-    await t.rejects(refused.dial('demo')(target, { signal }), { code: 'TARGET_REFUSED' })
+    await t.rejects(refused.dial('demo')(target, dialContext({ signal })), { code: 'TARGET_REFUSED' })
 
     asked.length = 0
     const well = new Registry({ dialRemote: dialRemote('OK') })
     well.add(client('well').client)
-    await well.dial('demo')(target, { signal })
+    await well.dial('demo')(target, dialContext({ signal }))
     t.same(asked, [], 'not needed')
   }
 )
@@ -283,7 +286,7 @@ t.test('a replica whose client is only away is asked again', async t => {
       return stream
     }
   })
-  const dialled = registry.dial('demo')(target, { signal })
+  const dialled = registry.dial('demo')(target, dialContext({ signal }))
   for (const wanted of [1, 2]) {
     await new Promise(resolve => setImmediate(resolve))
     t.equal(asked, wanted)
@@ -296,11 +299,11 @@ t.test('a replica whose client is only away is asked again', async t => {
 t.test('for another replica: out of the clients here, without waiting, and no further', async t => {
   const registry = new Registry({ dialRemote: () => () => t.fail('asked elsewhere') as never })
   const one = client('one')
-  await t.rejects(registry.dialLocal('demo')(target, { signal }), { code: 'NO_CLIENT' })
+  await t.rejects(registry.dialLocal('demo')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
   registry.add(one.client)
-  t.equal(await registry.dialLocal('demo')(target, { signal }), one.stream)
+  t.equal(await registry.dialLocal('demo')(target, dialContext({ signal })), one.stream)
   one.state.down = true
-  await t.rejects(registry.dialLocal('demo')(target, { signal }), { code: 'LINK_LOST' })
+  await t.rejects(registry.dialLocal('demo')(target, dialContext({ signal })), { code: 'LINK_LOST' })
 })
 
 t.test('outcomes and failovers are counted', async t => {
@@ -311,11 +314,11 @@ t.test('outcomes and failovers are counted', async t => {
   }
   const registry = new Registry({ observer })
   await registry
-    .dial('demo')(target, { signal })
+    .dial('demo')(target, dialContext({ signal }))
     .catch(() => {})
   registry.add(client('good').client)
   registry.add(client('full', { dial: failing('OVERLOADED'), rttMs: 0 }).client)
-  await registry.dial('demo')(target, { signal })
+  await registry.dial('demo')(target, dialContext({ signal }))
 
   t.same(events, ['demo NO_CLIENT', 'after OVERLOADED', 'demo OK'])
 })
@@ -328,7 +331,7 @@ t.test('a dial asks so many clients and no more, whatever they answer', async t 
     )
     for (const { client } of clients) registry.add(client)
 
-    await t.rejects(registry.dial('demo')(target, { signal }), { code: 'OVERLOADED' })
+    await t.rejects(registry.dial('demo')(target, dialContext({ signal })), { code: 'OVERLOADED' })
     const asked = clients.filter(({ asked }) => asked.length > 0)
     t.equal(asked.length, Math.min(count, DIAL_TRIES))
   }
@@ -340,7 +343,7 @@ t.test('who answered that it drains is asked last from then on, until it is back
   const other = client('other', { streams: 9 })
   const { changed } = registry.add(draining.client)
   registry.add(other.client)
-  const dial = () => registry.dial('demo')(target, { signal })
+  const dial = () => registry.dial('demo')(target, dialContext({ signal }))
 
   for (let dials = 0; dials < 3; dials++) t.equal(await dial(), other.stream)
   t.equal(draining.asked.length, 1)
@@ -362,7 +365,7 @@ t.test('a dial whose tries are used up asks who comes meanwhile, once for each t
     client(`${number}`, { dial: failing('DRAINING') })
   )
   for (const { client } of draining) registry.add(client)
-  const dialled = registry.dial('demo')(target, { signal })
+  const dialled = registry.dial('demo')(target, dialContext({ signal }))
   const tries = () => draining.reduce((sum, { asked }) => sum + asked.length, 0)
   const turn = () => new Promise(resolve => setImmediate(resolve))
   await turn()
@@ -391,7 +394,7 @@ t.test('who does not respond is waited for, and asked again when it does', async
     }
   })
   const { changed } = registry.add(hung.client)
-  const dialled = registry.dial('demo')(target, { signal })
+  const dialled = registry.dial('demo')(target, dialContext({ signal }))
   await new Promise(resolve => setImmediate(resolve))
   t.equal(hung.asked.length, 1, 'not again while it does not respond')
 
@@ -418,10 +421,10 @@ t.test(
       const clock = new FakeClock()
       const registry = new Registry({ clock })
       for (const [name, traits] of Object.entries(clients)) registry.add(client(name, traits).client)
-      const own = registry.dial('demo')(target, { signal, timeoutMs: 4_000 })
+      const own = registry.dial('demo')(target, dialContext({ signal, timeoutMs: 4_000 }))
       own.catch(() => {})
       const late = new AbortController()
-      const front = registry.dial('demo')(target, { signal: late.signal, timeoutMs: 9_000 })
+      const front = registry.dial('demo')(target, dialContext({ signal: late.signal, timeoutMs: 9_000 }))
       front.catch(() => {})
       await new Promise(resolve => setImmediate(resolve))
 
@@ -446,7 +449,7 @@ t.test('a client that was asked and does not answer in time is a timeout', async
     })
   registry.add(client('slow', { dial: never }).client)
   const late = new AbortController()
-  const dialled = registry.dial('demo')(target, { signal: late.signal })
+  const dialled = registry.dial('demo')(target, dialContext({ signal: late.signal }))
   late.abort(new TunnelError('DIAL_TIMEOUT', 'in time'))
 
   await t.rejects(dialled, { code: 'DIAL_TIMEOUT', detail: 'in time' })
@@ -463,7 +466,7 @@ t.test(
       })
     registry.add(client('hung', { dial: silent }).client)
     const late = new AbortController()
-    const dialled = registry.dial('demo')(target, { signal: late.signal })
+    const dialled = registry.dial('demo')(target, dialContext({ signal: late.signal }))
     late.abort(new TunnelError('DIAL_TIMEOUT', 'in time'))
 
     await t.rejects(dialled, { code: 'LINK_LOST', detail: 'it does not respond' })

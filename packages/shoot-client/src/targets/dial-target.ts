@@ -5,7 +5,7 @@
  */
 import type { Socket, TcpNetConnectOpts } from 'node:net'
 import { isIP } from 'node:net'
-import { DIAL_TIMEOUT_MS, TunnelError } from '@tendril/common'
+import { TunnelError } from '@tendril/common'
 import type { Clock, Dial, ErrorCode, Target } from '@tendril/common'
 import type { Policy } from '@tendril/common/policy/policy'
 import { ATTEMPT_DELAY_MS, race, RaceError } from '@tendril/common/race'
@@ -108,7 +108,7 @@ export function createTargetDial(options: TargetDialOptions): Dial {
     }
   }
 
-  return async (target, { signal, timeoutMs = DIAL_TIMEOUT_MS }) => {
+  return async (target, { signal, timeoutMs }) => {
     const startedMs = clock.now()
     const bound = bounded(signal, clock, timeoutMs, describe(target))
     let code: ErrorCode | 'OK' = 'OK'

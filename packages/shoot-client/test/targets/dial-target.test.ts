@@ -10,6 +10,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { createTargetDial } from '../../src/targets/dial-target.js'
 import type { TargetDialOptions } from '../../src/targets/dial-target.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 const tcp = (host: string, port = 80): Target => ({ proto: 'tcp', host, port })
 const signal = () => new AbortController().signal
@@ -55,7 +56,7 @@ t.test('a target is reached, over IPv4, IPv6 and by name, and what it says first
   for (const host of ['127.0.0.1', '::1']) {
     const { port } = await listen(t, host, socket => socket.end('hello'))
 
-    const socket = await real()(tcp(host, port), { signal: signal() })
+    const socket = await real()(tcp(host, port), dialContext({ signal: signal() }))
 
     t.equal(socket.readableFlowing, null)
     t.equal(String((await once(socket, 'data'))[0]), 'hello')
@@ -65,7 +66,7 @@ t.test('a target is reached, over IPv4, IPv6 and by name, and what it says first
     await once(socket, 'close')
   }
   const { port } = await listen(t)
-  const socket = await real()(tcp('localhost', port), { signal: signal() })
+  const socket = await real()(tcp('localhost', port), dialContext({ signal: signal() }))
   socket.destroy()
 })
 
@@ -76,7 +77,7 @@ t.test('targets that speak at once share a buffer and not one byte', async t => 
     Array.from({ length: 8 }, async (_, i) => {
       const { port } = await listen(t, '127.0.0.1', socket => socket.end(Buffer.alloc(bytes, i)))
       const chunks: Buffer[] = []
-      for await (const chunk of await dial(tcp('127.0.0.1', port), { signal: signal() }))
+      for await (const chunk of await dial(tcp('127.0.0.1', port), dialContext({ signal: signal() })))
         chunks.push(chunk as Buffer)
       return Buffer.concat(chunks)
     })
@@ -88,7 +89,7 @@ t.test('an error that destroys the Duplex resets the target, also while it is be
   const { server, port } = await listen(t)
   for (const ended of [false, true]) {
     const accepted = once(server, 'connection') as Promise<[Socket]>
-    const socket = await real()(tcp('127.0.0.1', port), { signal: signal() })
+    const socket = await real()(tcp('127.0.0.1', port), dialContext({ signal: signal() }))
     const [far] = await accepted
     socket.on('error', () => {})
     const closed = new Promise(resolve => socket.once('close', resolve))
@@ -124,12 +125,16 @@ t.test('texts that are no plain address or name are refused before anything else
     'a..b'
   ]
   for (const host of hosts)
-    await t.rejects(dial(tcp(host), { signal: signal() }), { code: 'BAD_TARGET' }, host)
+    await t.rejects(dial(tcp(host), dialContext({ signal: signal() })), { code: 'BAD_TARGET' }, host)
   for (const port of [0, 65_536, -1, 1.5, NaN]) {
-    await t.rejects(dial(tcp('10.0.0.1', port), { signal: signal() }), { code: 'BAD_TARGET' }, `${port}`)
+    await t.rejects(
+      dial(tcp('10.0.0.1', port), dialContext({ signal: signal() })),
+      { code: 'BAD_TARGET' },
+      `${port}`
+    )
   }
   for (const proto of ['udp', 'icmp'] as const) {
-    await t.rejects(dial({ proto, host: '10.0.0.1', port: 53 }, { signal: signal() }), {
+    await t.rejects(dial({ proto, host: '10.0.0.1', port: 53 }, dialContext({ signal: signal() })), {
       code: 'BAD_TARGET',
       detail: `${proto} is not supported by this client`
     })
@@ -141,12 +146,14 @@ t.test('texts that are no plain address or name are refused before anything else
 t.test('a denied address is not connected to, and the rule is told', async t => {
   const { dial, made } = imaginary({ deny: ['10.1.0.0/16'] })
 
-  await t.rejects(dial(tcp('10.1.0.9', 22), { signal: signal() }), {
+  await t.rejects(dial(tcp('10.1.0.9', 22), dialContext({ signal: signal() })), {
     code: 'TARGET_DENIED',
     message: 'target denied: by the client\'s policy (rule "deny 10.1.0.0/16")'
   })
-  await t.rejects(dial(tcp('169.254.169.254'), { signal: signal() }), { code: 'TARGET_DENIED' })
-  await t.rejects(dial(tcp('::ffff:169.254.169.254'), { signal: signal() }), { code: 'TARGET_DENIED' })
+  await t.rejects(dial(tcp('169.254.169.254'), dialContext({ signal: signal() })), { code: 'TARGET_DENIED' })
+  await t.rejects(dial(tcp('::ffff:169.254.169.254'), dialContext({ signal: signal() })), {
+    code: 'TARGET_DENIED'
+  })
   t.same(made, [])
 })
 
@@ -159,7 +166,7 @@ t.test('of the addresses of a name only the allowed ones are tried', async t => 
   }
   const { dial, made, clock } = imaginary({}, { resolve: async name => answers[name] ?? [] })
 
-  const mixed = dial(tcp('mixed.test'), { signal: signal() })
+  const mixed = dial(tcp('mixed.test'), dialContext({ signal: signal() }))
   await new Promise(setImmediate)
   clock.tick(250)
   t.same(
@@ -169,13 +176,13 @@ t.test('of the addresses of a name only the allowed ones are tried', async t => 
   clock.tick(3_750)
   await t.rejects(mixed, { code: 'DIAL_TIMEOUT' })
 
-  await t.rejects(dial(tcp('rebound.test'), { signal: signal() }), {
+  await t.rejects(dial(tcp('rebound.test'), dialContext({ signal: signal() })), {
     code: 'TARGET_DENIED',
     detail:
       "rebound.test is 127.0.0.1, by the client's policy (loopback addresses are denied unless an allow rule names them)"
   })
-  await t.rejects(dial(tcp('absolute.test.'), { signal: signal() }), { code: 'TARGET_DENIED' })
-  await t.rejects(dial(tcp('empty.test'), { signal: signal() }), { code: 'TARGET_NOT_FOUND' })
+  await t.rejects(dial(tcp('absolute.test.'), dialContext({ signal: signal() })), { code: 'TARGET_DENIED' })
+  await t.rejects(dial(tcp('empty.test'), dialContext({ signal: signal() })), { code: 'TARGET_NOT_FOUND' })
   t.equal(made.length, 2)
 })
 
@@ -193,9 +200,11 @@ t.test('a name is resolved once per dial, anew for each, and connected to by add
     }
   })
 
-  const socket = await dial(tcp('rebinding.test', port), { signal: signal() })
+  const socket = await dial(tcp('rebinding.test', port), dialContext({ signal: signal() }))
   socket.destroy()
-  await t.rejects(dial(tcp('rebinding.test', port), { signal: signal() }), { code: 'TARGET_DENIED' })
+  await t.rejects(dial(tcp('rebinding.test', port), dialContext({ signal: signal() })), {
+    code: 'TARGET_DENIED'
+  })
 
   t.equal(asked, 2)
   t.same(hosts, ['127.0.0.1'])
@@ -216,7 +225,7 @@ t.test('what the operating system says becomes a code and a sentence', async t =
   }
   for (const [errno, code] of Object.entries(table)) {
     const { dial, made, clock } = imaginary()
-    const dialled = dial(tcp('fd00::1', 8080), { signal: signal() })
+    const dialled = dial(tcp('fd00::1', 8080), dialContext({ signal: signal() }))
     await new Promise(setImmediate)
     made[0]!.socket.destroy(Object.assign(new Error(errno), { code: errno }))
     await t.rejects(dialled, { code, detail: '[fd00::1]:8080' }, errno)
@@ -231,13 +240,17 @@ t.test('what the operating system says becomes a code and a sentence', async t =
       {},
       { resolve: () => Promise.reject(Object.assign(new Error(errno), { code: errno })) }
     )
-    await t.rejects(dial(tcp('db.svc'), { signal: signal() }), { code, detail: /^db\.svc/ }, errno)
+    await t.rejects(
+      dial(tcp('db.svc'), dialContext({ signal: signal() })),
+      { code, detail: /^db\.svc/ },
+      errno
+    )
   }
 })
 
 t.test('when the addresses of a name fail differently, the most telling failure is the code', async t => {
   const { dial, made } = imaginary({}, { resolve: async () => ['fd00::1', '10.0.0.1'] })
-  const dialled = dial(tcp('db.svc', 5432), { signal: signal() })
+  const dialled = dial(tcp('db.svc', 5432), dialContext({ signal: signal() }))
   await new Promise(setImmediate)
   made[0]!.socket.destroy(Object.assign(new Error('no route'), { code: 'ENETUNREACH' }))
   await new Promise(setImmediate)
@@ -253,7 +266,7 @@ t.test('a refused port is refused at once', async t => {
   server.close()
   await once(server, 'close')
 
-  await t.rejects(real()(tcp('127.0.0.1', port), { signal: signal() }), {
+  await t.rejects(real()(tcp('127.0.0.1', port), dialContext({ signal: signal() })), {
     code: 'TARGET_REFUSED',
     detail: `127.0.0.1:${port}`
   })
@@ -261,7 +274,7 @@ t.test('a refused port is refused at once', async t => {
 
 t.test('the bound covers a black hole, and a name service that is silent', async t => {
   const blackHole = imaginary()
-  const dialled = blackHole.dial(tcp('10.0.0.1', 443), { signal: signal() })
+  const dialled = blackHole.dial(tcp('10.0.0.1', 443), dialContext({ signal: signal() }))
   await new Promise(setImmediate)
   blackHole.clock.tick(3_999)
   t.notOk(blackHole.made[0]!.socket.destroyed)
@@ -277,7 +290,7 @@ t.test('the bound covers a black hole, and a name service that is silent', async
         new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
     }
   )
-  const asking = silent.dial(tcp('db.svc'), { signal: signal(), timeoutMs: 100 })
+  const asking = silent.dial(tcp('db.svc'), dialContext({ signal: signal(), timeoutMs: 100 }))
   silent.clock.tick(100)
   await t.rejects(asking, {
     code: 'DIAL_TIMEOUT',
@@ -288,13 +301,15 @@ t.test('the bound covers a black hole, and a name service that is silent', async
 
 t.test('an abort at any stage leaves nothing open', async t => {
   const already = imaginary()
-  await t.rejects(already.dial(tcp('10.0.0.1'), { signal: AbortSignal.abort() }), { code: 'DIAL_CANCELLED' })
+  await t.rejects(already.dial(tcp('10.0.0.1'), dialContext({ signal: AbortSignal.abort() })), {
+    code: 'DIAL_CANCELLED'
+  })
   t.same(already.made, [])
   t.equal(already.clock.pending, 0)
 
   const connecting = imaginary()
   const controller = new AbortController()
-  const dialled = connecting.dial(tcp('10.0.0.1'), { signal: controller.signal })
+  const dialled = connecting.dial(tcp('10.0.0.1'), dialContext({ signal: controller.signal }))
   await new Promise(setImmediate)
   controller.abort()
   await t.rejects(dialled, { code: 'DIAL_CANCELLED', message: 'caller left: 10.0.0.1:80' })
@@ -304,11 +319,11 @@ t.test('an abort at any stage leaves nothing open', async t => {
   const { server, sockets, port } = await listen(t)
   for (let i = 0; i < 50; i++) {
     const leaving = new AbortController()
-    const orphan = real()(tcp('127.0.0.1', port), { signal: leaving.signal })
+    const orphan = real()(tcp('127.0.0.1', port), dialContext({ signal: leaving.signal }))
     queueMicrotask(() => leaving.abort())
     await t.rejects(orphan, { code: 'DIAL_CANCELLED' })
   }
-  const last = await real()(tcp('127.0.0.1', port), { signal: signal() })
+  const last = await real()(tcp('127.0.0.1', port), dialContext({ signal: signal() }))
   for (const socket of sockets) socket.resume().once('end', () => socket.end())
   last.resume().end()
   while (sockets.size > 0) await once(server, 'socketClosed')
@@ -318,7 +333,7 @@ t.test('an abort at any stage leaves nothing open', async t => {
 t.test('an abort after the dial does nothing', async t => {
   const { port } = await listen(t, '127.0.0.1', socket => socket.pipe(socket))
   const controller = new AbortController()
-  const socket = await real()(tcp('127.0.0.1', port), { signal: controller.signal })
+  const socket = await real()(tcp('127.0.0.1', port), dialContext({ signal: controller.signal }))
 
   controller.abort()
   socket.write('still here')
@@ -330,13 +345,13 @@ t.test('an abort after the dial does nothing', async t => {
 t.test('one dial more than allowed at once is refused, and the next after one ended is not', async t => {
   const { dial, made, clock } = imaginary({}, { limits: { maxPendingDials: 2 } })
   const controller = new AbortController()
-  const first = dial(tcp('10.0.0.1'), { signal: controller.signal })
-  const second = dial(tcp('10.0.0.2'), { signal: signal() })
+  const first = dial(tcp('10.0.0.1'), dialContext({ signal: controller.signal }))
+  const second = dial(tcp('10.0.0.2'), dialContext({ signal: signal() }))
 
-  await t.rejects(dial(tcp('10.0.0.3'), { signal: signal() }), { code: 'OVERLOADED' })
+  await t.rejects(dial(tcp('10.0.0.3'), dialContext({ signal: signal() })), { code: 'OVERLOADED' })
   controller.abort()
   await t.rejects(first, { code: 'DIAL_CANCELLED' })
-  const fourth = dial(tcp('10.0.0.4'), { signal: signal() })
+  const fourth = dial(tcp('10.0.0.4'), dialContext({ signal: signal() }))
   await new Promise(setImmediate)
 
   t.same(

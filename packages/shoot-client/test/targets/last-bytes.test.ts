@@ -15,6 +15,7 @@ import t from 'tap'
 import type { Test } from 'tap'
 import { createTargetDial } from '../../src/targets/dial-target.js'
 import { CATCH_UP_MS, STALLED_MS } from '../../src/targets/tcp.js'
+import { dialContext } from '@tendril/common/test/support/dial-context'
 
 /** More than Node reads of its own accord. */
 const UNREAD_BYTES = 200_000
@@ -43,12 +44,15 @@ async function tunnel(t: Test, clock: Clock = systemClock, resumedAtMs = (): num
     metrics: { dialEnded() {}, connectionOpened: socket => void dialled.push(socket) }
   })
   const near = new Session(nearCarrier, { limits })
-  const far = new Session(farCarrier, { limits, onOpen: serve(dial) })
+  const far = new Session(farCarrier, {
+    limits,
+    onOpen: serve(dial, { remote: { kind: 'server', name: 'near' } })
+  })
   t.teardown(() => near.close())
   const door = await accepting(t)
   const signal = new AbortController().signal
   const [stream, target] = await Promise.all([
-    near.dial({ proto: 'tcp', host: '127.0.0.1', port: door.port }, { signal }),
+    near.dial({ proto: 'tcp', host: '127.0.0.1', port: door.port }, dialContext({ signal })),
     door.next()
   ])
   const join = async (): Promise<Socket> => {
