@@ -3,19 +3,10 @@
 // a node_modules. Says something only when it does something; a second call costs a few milliseconds.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import {
-  accessSync,
-  constants,
-  existsSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync
-} from 'node:fs'
+import { accessSync, constants, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { delimiter, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { buildAll, transpileChanged } from './build.mjs'
 
 const root = resolve(fileURLToPath(import.meta.url), '../../..')
 
@@ -37,16 +28,29 @@ const TOOLS = [
   { name: 'nft', packages: ['nftables'] }
 ]
 
-checkNode()
-installDependencies()
-build()
-if (process.argv.includes('--proxies')) installProxies()
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    makeReady({ proxies: process.argv.includes('--proxies') })
+  } catch (error) {
+    console.error(`ready: ${error.message}`)
+    process.exitCode = 1
+  }
+}
+
+/** `types: false` compiles what changed and checks no types. Throws a sentence when something cannot be had. */
+export function makeReady({ proxies = false, types = true } = {}) {
+  checkNode()
+  installDependencies()
+  if (types) buildAll(root, say)
+  else transpileChanged(root, say)
+  if (proxies) installProxies()
+}
 
 function checkNode() {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
   const [needMajor, needMinor] = NODE_MINIMUM
   if (major > needMajor || (major === needMajor && minor >= needMinor)) return
-  stop(
+  throw new Error(
     `Node ${process.versions.node} is too old: Tendril needs ${NODE_MINIMUM.join('.')} or newer (https://nodejs.org).`
   )
 }
@@ -76,50 +80,6 @@ function installedAs(lock) {
   return Object.entries(lock.packages)
     .filter(([path, entry]) => path.startsWith('node_modules/') && !entry.optional)
     .every(([path, entry]) => installed[path]?.version === entry.version)
-}
-
-/** `tsc -b` is incremental, yet loading it costs a second or more: it is asked only when a source is newer than its stamp. */
-function build() {
-  const stamp = join(root, 'test/dist/.built')
-  const outputs = ['packages/common', 'packages/seed-server', 'packages/shoot-client', 'test']
-  const complete = outputs.every(path => existsSync(join(root, path, 'dist/tsconfig.tsbuildinfo')))
-  if (complete && existsSync(stamp) && statSync(stamp).mtimeMs >= newestSourceMs()) return
-  const startedAt = new Date()
-  say('building (tsc -b)')
-  run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-b'], {
-    otherwise: 'the build failed: the lines above name file and line.'
-  })
-  writeFileSync(stamp, '')
-  // What was saved while the compiler ran counts as newer.
-  utimesSync(stamp, startedAt, startedAt)
-}
-
-function newestSourceMs() {
-  let newest = Math.max(
-    ...['tsconfig.json', 'packages/tsconfig.base.json'].map(path => statSync(join(root, path)).mtimeMs)
-  )
-  const visit = directory => {
-    // A directory's own time changes when a file in it is added or removed.
-    newest = Math.max(newest, statSync(directory).mtimeMs)
-    for (const entry of readdirSync(directory, { withFileTypes: true })) {
-      const path = join(directory, entry.name)
-      if (entry.isDirectory()) visit(path)
-      else if (entry.name.endsWith('.ts')) newest = Math.max(newest, statSync(path).mtimeMs)
-    }
-  }
-  for (const name of ['common', 'seed-server', 'shoot-client']) {
-    for (const folder of ['src', 'test']) {
-      const path = join(root, 'packages', name, folder)
-      if (existsSync(path)) visit(path)
-    }
-    newest = Math.max(newest, statSync(join(root, 'packages', name, 'tsconfig.json')).mtimeMs)
-  }
-  for (const entry of readdirSync(join(root, 'test'), { withFileTypes: true })) {
-    if (entry.isDirectory() && entry.name !== 'dist') visit(join(root, 'test', entry.name))
-    else if (entry.name === 'tsconfig.json')
-      newest = Math.max(newest, statSync(join(root, 'test', entry.name)).mtimeMs)
-  }
-  return newest
 }
 
 function installProxies() {
@@ -190,14 +150,9 @@ function onPath(name) {
 
 function run(command, args, { otherwise }) {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
-  if (status !== 0) stop(error ? `${otherwise} (${error.message})` : otherwise)
+  if (status !== 0) throw new Error(error ? `${otherwise} (${error.message})` : otherwise)
 }
 
 function say(text) {
   console.error(`ready: ${text}`)
-}
-
-function stop(text) {
-  console.error(`ready: ${text}`)
-  process.exit(1)
 }
