@@ -71,6 +71,7 @@ export const table = [
       'common/wire/**',
       'common/linger',
       'type:common/fair-budget',
+      'type:common/send-share',
       ...shared,
       'type:common/log',
       ...pure

@@ -15,6 +15,7 @@ import {
 import type { Admin } from '@tendril/common/admin/admin-listener'
 import type { Service } from '@tendril/common/command'
 import { FairBudget } from '@tendril/common/fair-budget'
+import { type SendShare, SendShares } from '@tendril/common/send-share'
 import { AdmittedCertificates } from '@tendril/common/identity/admitted'
 import { Bundle, followWarnings } from '@tendril/common/identity/bundle'
 import { followRenewals } from '@tendril/common/identity/renewal'
@@ -87,6 +88,8 @@ export class Server implements Service {
   /** Divided between clusters, and the links between servers as one more. */
   readonly #replayBudget: FairBudget<Party>
   readonly #sessionBudget: FairBudget<Party>
+  /** By party: what its links may send in a turn. */
+  readonly #sendShares: ReadonlyMap<Party, SendShare>
   /** By cluster: what its clients may announce. */
   readonly #routes: Map<string, Route[]>
   readonly #bundles: Bundle[] = []
@@ -127,6 +130,8 @@ export class Server implements Service {
     for (const budget of [this.#replayBudget, this.#sessionBudget]) {
       for (const party of parties) budget.share(party)
     }
+    const sendShares = new SendShares()
+    this.#sendShares = new Map(parties.map(party => [party, sendShares.add()]))
     this.#limits = new Limits({
       clusters,
       peers: hasPeers,
@@ -409,9 +414,11 @@ export class Server implements Service {
     const child = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
     const log = this.#clientLines.of(child, cluster)
     const warnings = this.#refusals.of(child, cluster)
+    const sendShare = this.#sendShares.get(cluster)
     const session = new Session(link, {
       limits: sessionLimits(this.#config.session),
-      budget: this.#sessionBudget.share(cluster)
+      budget: this.#sessionBudget.share(cluster),
+      ...(sendShare && { sendShare })
     })
     const hostedClient = { link, session }
     const since = Date.now()
@@ -517,11 +524,13 @@ export class Server implements Service {
 
   #newPeers(config: PeersConfig | undefined): Peers {
     const { link, session, clusters } = this.#config
+    const sendShare = this.#sendShares.get(SERVERS)
     const siblings = this.#siblings?.others
     return new Peers({
       self: this.id,
       source: config ? this.#sourceOf(config) : staticSource([]),
       ...(siblings && { siblings }),
+      ...(sendShare && { sendShare }),
       connect: (address, signal) => this.#connectPeer(config, address, signal),
       clusters: clusters.map(({ name }) => name),
       dialLocal: cluster => this.#limits.dial(cluster, this.#registry.dialLocal(cluster)),

@@ -18,6 +18,7 @@ import type { BudgetShare } from '../fair-budget.js'
 import { receiveScheduler } from '../fair-scheduler.js'
 import { UNREAD_TIMEOUT_MS } from '../linger.js'
 import { allocMessage } from '../message-buffer.js'
+import type { SendShare } from '../send-share.js'
 import { decode, frameAt } from '../wire/decode.js'
 import { encode, writeHeader } from '../wire/encode.js'
 import {
@@ -75,6 +76,8 @@ export type SessionOptions = {
   clock?: Clock
   /** What this session and others of its party may promise beyond minimum windows. Default: only its own limit counts. */
   budget?: BudgetShare
+  /** What this session and others of its party may send in a turn. Default: as much as the carrier takes. */
+  sendShare?: SendShare
   /**
    * Answers the peer's dials, and makes this the side that answers: its own `dial` rejects with ONE_WAY, because both sides
    * would number their streams alike. Absent: this side dials, and lets the peer open nothing.
@@ -117,6 +120,7 @@ export class Session extends EventEmitter<SessionEvents> {
   readonly #limits: SessionLimits
   readonly #onOpen: ((incoming: IncomingDial) => void) | undefined
   readonly #budget: CreditBudget
+  readonly #sendShare: SendShare | undefined
   readonly #roundTrip: RoundTrip
   readonly #owner: StreamOwner
 
@@ -158,6 +162,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#limits = { ...sessionDefaults, ...options.limits }
     this.#onOpen = options.onOpen
     this.#budget = new CreditBudget(this.#limits, options.budget)
+    this.#sendShare = options.sendShare
     this.#roundTrip = new RoundTrip(this.#clock, opaque => this.#sendControl(encode.ping(opaque)))
     this.#owner = this.#streamOwner()
 
@@ -283,7 +288,8 @@ export class Session extends EventEmitter<SessionEvents> {
   /** Ends the session and resets its streams. Safe to call twice. */
   close(code: ErrorCode = 'CLOSED', detail?: string): void {
     if (this.#state === 'closed') return
-    this.#flush()
+    // The last message needs no turn.
+    while (this.#maySend) this.#sendMessage()
     this.#carrier.close(code, detail)
     this.#end(new TunnelError(code, detail))
   }
@@ -582,6 +588,10 @@ export class Session extends EventEmitter<SessionEvents> {
     setImmediate(this.#flushNow)
   }
 
+  get #maySend(): boolean {
+    return !this.#blocked && this.#state !== 'closed' && this.#hasFrames
+  }
+
   readonly #flushNow = (): void => {
     this.#flushing = false
     this.#flush()
@@ -593,10 +603,21 @@ export class Session extends EventEmitter<SessionEvents> {
   }
 
   #flush(): void {
-    while (!this.#blocked && this.#state !== 'closed' && this.#hasFrames) {
-      const message = this.#nextMessage()
-      if (message) this.#blocked = !this.#carrier.send(message)
+    if (this.#flushing) return
+    while (this.#maySend) {
+      if (this.#sendShare?.hasRoom === false) {
+        this.#flushing = true
+        return this.#sendShare.wait(this.#flushNow)
+      }
+      this.#sendMessage()
     }
+  }
+
+  #sendMessage(): void {
+    const message = this.#nextMessage()
+    if (!message) return
+    this.#sendShare?.charge(message.length)
+    this.#blocked = !this.#carrier.send(message)
   }
 
   get #hasFrames(): boolean {

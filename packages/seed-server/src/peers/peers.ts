@@ -24,6 +24,7 @@ import {
 } from '@tendril/common'
 import { createBackoff } from '@tendril/common/backoff'
 import type { BudgetShare } from '@tendril/common/fair-budget'
+import type { SendShare } from '@tendril/common/send-share'
 import { type EstablishedConnection, TunnelManager } from '@tendril/common/tunnel/tunnel-manager'
 import { Tunnel } from '@tendril/common/tunnel/tunnel'
 import { Link, type LinkLimits } from '@tendril/common/link/link'
@@ -52,6 +53,8 @@ export type PeersOptions = ForwardedDialOptions & {
   replayBudget?: BudgetShare
   /** What sessions with peers may promise together. */
   sessionBudget?: BudgetShare
+  /** What all links to and from peers may send in a turn. Default: as much as their carriers take. */
+  sendShare?: SendShare
   clock?: Clock
   log: Log
 }
@@ -204,14 +207,15 @@ export class Peers {
    * come over one server at least, and a sibling is the last that a dial is passed on to; a peer of version 1.0 says neither.
    */
   accept(link: Link, name: string, remote: LinkPrincipal, { sibling = false } = {}): void {
-    const { session: limits, sessionBudget: budget } = this.#options
+    const { session: limits, sessionBudget: budget, sendShare } = this.#options
     const log = this.#log.child({ peer: name.slice(0, 8) })
     const onOpen = serve(this.#answer, { remote, leastHops: sibling ? HOP_LIMIT : 1 })
     const session = new Session(link, {
       onOpen,
       clock: this.#clock,
       ...(limits && { limits }),
-      ...(budget && { budget })
+      ...(budget && { budget }),
+      ...(sendShare && { sendShare })
     })
     this.#accepted.add(session)
     if (!sibling && this.#options.siblings) {
@@ -306,14 +310,22 @@ export class Peers {
   }
 
   #newTunnel(server: string, connectionIndex: number, onChange: (tunnel: Tunnel) => void): Tunnel {
-    const { self, link: limits, session: sessionLimits, replayBudget, sessionBudget } = this.#options
+    const {
+      self,
+      link: limits,
+      session: sessionLimits,
+      replayBudget,
+      sessionBudget,
+      sendShare
+    } = this.#options
     const log = this.#log.child({ peer: server.slice(0, 8) })
     const clock = this.#clock
     const link = new Link({ clock, ...(limits && { limits }), ...(replayBudget && { budget: replayBudget }) })
     const session = new Session(link, {
       clock,
       ...(sessionLimits && { limits: sessionLimits }),
-      ...(sessionBudget && { budget: sessionBudget })
+      ...(sessionBudget && { budget: sessionBudget }),
+      ...(sendShare && { sendShare })
     })
     link.on('up', ({ first, downMs }) => {
       if (first) log.info('peer connected')
