@@ -62,7 +62,7 @@ export class SendShare {
 
   /** True: one more message may be sent now, and is to be charged. */
   get hasRoom(): boolean {
-    return !this.#share.isSpent || this.#shares.isAlone(this)
+    return !this.#share.isExhausted || this.#shares.isAlone(this)
   }
 
   charge(bytes: number): void {
