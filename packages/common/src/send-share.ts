@@ -9,9 +9,9 @@ import { Queue } from './queue.js'
 
 /**
  * A message takes one unit of the share (SHARE_UNITS in fair-scheduler), and one more for each of these bytes: a share is
- * 256 KiB, which is what one carrier queues.
+ * 1 MiB. With 256 KiB a cluster with one link had 7 % to 20 % less throughput beside nine links of another cluster.
  */
-export const SEND_UNIT_BYTES = 8 << 10
+export const SEND_UNIT_BYTES = 32 << 10
 
 /** Who has sent nothing for so many turns is not counted as another one that sends. */
 export const RECENT_TURNS = 2
