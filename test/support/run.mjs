@@ -1,13 +1,14 @@
 // The test runner: compiles what changed, runs the test files that are asked for, prints one line per file and everything
 // about what failed, and ends with `N passed, N failed`. A test here is a top-level `t.test` (or assertion) of a file.
 import { fork } from 'node:child_process'
-import { existsSync, readFileSync, readdirSync, watch } from 'node:fs'
+import { existsSync, readFileSync, watch } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { sourceFolders } from './build.mjs'
 import { makeReady } from './ready.mjs'
+import { findTests } from './test-files.mjs'
 import { seconds, TestRun } from './test-run.mjs'
 
 const USAGE = `npm test -- [option…] [PART…]
@@ -60,7 +61,7 @@ for (const loop of loops) loop.disconnect()
 async function runOnce() {
   try {
     makeReady({ proxies: true, types: parts.length === 0 && !options.grep && !options.watch })
-    const files = findTests().filter(
+    const files = findTests(root).filter(
       file =>
         parts.every(part => file.name.includes(part)) && (!options.grep || mayHold(file.path, options.grep))
     )
@@ -106,26 +107,6 @@ function parsed() {
     console.error(`${error.message.split('. ')[0]}\n\n${USAGE}`)
     process.exit(1)
   }
-}
-
-/** Test files by the name of their source. The end-to-end tests need Go and half an hour: `npm run test:e2e`. */
-function findTests() {
-  const places = [
-    ...readdirSync(join(root, 'packages'), { withFileTypes: true })
-      .filter(entry => entry.isDirectory())
-      .map(({ name }) => ({ source: `packages/${name}/test`, compiled: `packages/${name}/dist/test` })),
-    { source: 'test', compiled: 'test/dist' }
-  ]
-  return places.flatMap(({ source, compiled }) =>
-    readdirSync(join(root, compiled), { recursive: true })
-      .map(String)
-      .filter(path => path.endsWith('.test.js') && !(source === 'test' && path.startsWith('e2e/')))
-      .sort()
-      .map(path => ({
-        name: join(source, path.replace(/\.js$/, '.ts')),
-        path: join(root, compiled, path)
-      }))
-  )
 }
 
 /**

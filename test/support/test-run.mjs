@@ -18,6 +18,7 @@ export class TestRun {
   #grep
   #bail
   #jobs
+  #onPassed
   #waiting = []
   #running = new Set()
   #stopped = false
@@ -25,12 +26,16 @@ export class TestRun {
   /** A variable that every process of the run inherits, also inside a run that a test starts. `stop` finds them by it. */
   #mark = `TEST_RUN=${process.env.TEST_RUN ?? ''}/${randomUUID()}`
 
-  /** `grep`: text in the names of the tests that count; `bail`: to stop at the first file that fails. */
-  constructor(root, { grep, bail = false, jobs }) {
+  /**
+   * `grep`: text in the names of the tests that count; `bail`: to stop at the first file that fails; `onPassed`: called with
+   * each file that failed nowhere and left nothing out.
+   */
+  constructor(root, { grep, bail = false, jobs, onPassed = () => {} }) {
     this.#root = root
     this.#grep = grep
     this.#bail = bail
     this.#jobs = jobs
+    this.#onPassed = onPassed
   }
 
   /** The tests that `passed`, `failed` and were `skipped`, and the number of files that were `notRun` to their end. */
@@ -103,6 +108,7 @@ export class TestRun {
     console.log(
       `${mark} ${file.name} (${counts.passed}${failedText}, ${seconds(performance.now() - startedAt)})`
     )
+    if (counts.failed + counts.skipped.length === 0) this.#onPassed(file)
     if (counts.failed === 0) return
     showFailures(lines)
     if (this.#bail) this.stop()

@@ -242,3 +242,43 @@ function isAlive(pid: number): boolean {
     return false
   }
 }
+
+t.test(
+  'what a test depends on is its code and all that it imports, or everything if it sees more',
+  async t => {
+    const { path } = await checkout(t, {})
+    const place = 'packages/common/dist'
+    const write = async (name: string, text: string) => {
+      await mkdir(join(path(`${place}/${name}`), '..'), { recursive: true })
+      await writeFile(path(`${place}/${name}`), text)
+    }
+    await write('test/near.test.js', `import { x } from '../src/x.js'`)
+    await write('test/far.test.js', `import { x } from '@tendril/common/far'`)
+    await write('test/all.test.js', `import { spawn } from 'node:child_process'`)
+    await write('src/x.js', `export { y as x } from './y.js'`)
+    await write('src/y.js', `export const y = 1`)
+    await write('src/far.js', `export const x = 1`)
+    spawnSync('git', ['init', '-q'], { cwd: path('.') })
+    const { TestInputs } = (await import(join(ROOT, 'test/support/test-inputs.mjs'))) as {
+      TestInputs: new (root: string) => { hash(path: string): string }
+    }
+    const hashes = () => {
+      const inputs = new TestInputs(path('.'))
+      return ['near', 'far', 'all'].map(name => inputs.hash(path(`${place}/test/${name}.test.js`)))
+    }
+
+    const before = hashes()
+    t.strictSame(hashes(), before)
+    await write('src/y.js', `export const y = 2`)
+    const near = hashes()
+    await write('src/far.js', `export const x = 2`)
+    const far = hashes()
+    await writeFile(path('packages/one/new.txt'), 'new')
+    const all = hashes()
+
+    const changed = (now: string[], then: string[]) => now.map((hash, at) => hash !== then[at])
+    t.strictSame(changed(near, before).slice(0, 2), [true, false])
+    t.strictSame(changed(far, near).slice(0, 2), [false, true])
+    t.strictSame(changed(all, far), [false, false, true])
+  }
+)
