@@ -1,10 +1,11 @@
-// Lint: the recommended rules, the typed ones of typescript-eslint, and two of our own: the import table of
-// ARCHITECTURE.md, so that it stays true, and that every handle has an error path. Layout is prettier's business, not ESLint's.
+// Lint: the recommended rules, the typed ones of typescript-eslint, and three of our own: the import table of
+// ARCHITECTURE.md, that every handle has an error path, and words that names must not have. Layout is left to prettier.
 import js from '@eslint/js'
 import { defineConfig, globalIgnores } from 'eslint/config'
 import tseslint from 'typescript-eslint'
 import { handleErrors } from './test/support/handle-errors.mjs'
 import { importTable } from './test/support/import-table.mjs'
+import { noRetiredWords } from './test/support/retired-words.mjs'
 
 const nodeGlobals = Object.fromEntries(
   [
@@ -65,8 +66,21 @@ export default defineConfig(
     }
   },
   {
+    plugins: {
+      tendril: {
+        rules: {
+          'import-table': importTable,
+          'handle-errors': handleErrors,
+          'no-retired-words': noRetiredWords
+        }
+      }
+    },
+    // Its list names them all.
+    ignores: ['test/support/retired-words.mjs'],
+    rules: { 'tendril/no-retired-words': 'error' }
+  },
+  {
     files: ['packages/*/src/**/*.ts'],
-    plugins: { tendril: { rules: { 'import-table': importTable, 'handle-errors': handleErrors } } },
     rules: { 'tendril/import-table': 'error', 'tendril/handle-errors': 'error' }
   },
   {

@@ -35,7 +35,7 @@ export function cpuSeconds(pid: number): number {
 
 /** Seconds that all processors together have been busy since boot, whoever kept them so. */
 export function machineBusySeconds(): number {
-  // proc(5): cpu user nice system idle iowait irq softirq steal …; guests are counted in user already
+  // proc(5): cpu user nice system idle iowait irq softirq steal …; the rest is counted in user already
   const [line = ''] = read('/proc/stat').split('\n', 1)
   const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0, steal = 0] = line
     .split(/\s+/)

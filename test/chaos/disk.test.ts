@@ -64,17 +64,17 @@ t.test('certificates on a disk that hangs stay those that were read, and the tun
   await until('it talks', () => talk.rounds() > 2)
   const realOpen = fs.open
   let hanging = 0
-  let wake = (): void => {}
-  const awake = new Promise<void>(resolve => (wake = resolve))
+  let resumeReading = (): void => {}
+  const resumed = new Promise<void>(resolve => (resumeReading = resolve))
   const heal = (): void => {
     fs.open = realOpen
     syncBuiltinESMExports()
-    wake()
+    resumeReading()
   }
   t.teardown(heal)
   fs.open = async (...args) => {
     hanging += 1
-    await awake
+    await resumed
     return realOpen(...args)
   }
   syncBuiltinESMExports()

@@ -229,7 +229,7 @@ t.test('eight connections of tiny messages do not hold up another cluster', asyn
   )
 })
 
-type Talk = { write(bytes: Buffer): unknown; once(event: 'data', heard: () => void): unknown }
+type Talk = { write(bytes: Buffer): unknown; once(event: 'data', got: () => void): unknown }
 
 async function roundTrips(stream: Talk, count: number): Promise<number[]> {
   const times: number[] = []

@@ -121,7 +121,7 @@ t.test(
     const limits: Settings = WHOLE
       ? {}
       : { links: 30, linksPerClient: 2, connections: 60, streams: 40, dialsPerSecond: 10 }
-    const city = await deploy(t, {
+    const deployment = await deploy(t, {
       clusters: ['a', 'b'],
       processes: true,
       front: 'plain',
@@ -138,12 +138,12 @@ t.test(
         log: { level: 'info', format: 'json' }
       })
     })
-    const { server, clients, pki, tunnel, fronts } = city
+    const { server, clients, pki, tunnel, fronts } = deployment
     const b = clients[1]!
     await b.start()
     await b.ready()
-    const ofB = await traffic(t, addr => city.dial(addr, { cluster: 'b' }))
-    const spent = async (work: () => Promise<Measured>) => {
+    const ofB = await traffic(t, addr => deployment.dial(addr, { cluster: 'b' }))
+    const withCpuTime = async (work: () => Promise<Measured>) => {
       const before = cpuSeconds(server.pid)
       const began = performance.now()
       const measured = await work()
@@ -173,7 +173,7 @@ t.test(
     let during = ''
     await measure(ofB)
     for (let round = 0; round < ROUNDS; round++) {
-      const alone = await spent(() => measure(ofB))
+      const alone = await withCpuTime(() => measure(ofB))
       const attack = startForTest(t, 'attack', process.execPath, [ATTACK, JSON.stringify(plan)])
       // Nine links that acknowledge no more hold their send windows.
       await until('the attack holds memory', async () => (await kept('a')) >= REPLAY_MIB * MIB * 0.25, 60_000)
@@ -181,17 +181,17 @@ t.test(
         await until(`a is refused more ${limit}`, async () => (await refused(limit, 'a')) > 0, 60_000)
       const cpuBefore = cpuSeconds(attack.pid)
       const began = performance.now()
-      const attacked = await spent(() => measure(ofB))
+      const attacked = await withCpuTime(() => measure(ofB))
       const ownCores = (cpuSeconds(attack.pid) - cpuBefore) / ((performance.now() - began) / 1_000)
       during = await server.metrics()
       attack.kill('SIGKILL')
       await attack.exited
-      const after = await spent(() => measure(ofB))
+      const after = await withCpuTime(() => measure(ofB))
       // What the server used for b is taken from what b's bytes cost it alone: b moves fewer of them beside the attack.
       const ofBytes = alone.cores * Math.min(1, attacked.measured.mibPerSecond / alone.measured.mibPerSecond)
       const burnt = ownCores + Math.max(0, attacked.cores - ofBytes)
       const loops = [...Array(Math.ceil(burnt)).keys()].map(at => busy(t, burnt - at))
-      const beside = await spent(() => measure(ofB))
+      const beside = await withCpuTime(() => measure(ofB))
       for (const loop of loops) await loop.stop()
       for (const { measured } of [alone, attacked, after, beside]) {
         t.equal(measured.failed, 0, 'every dial of b is answered')

@@ -81,15 +81,15 @@ t.test(
     )
 
     const last2 = reports().map(list => list[1] as Report)
-    const arrivals = last2.flatMap(({ up }) => up).sort((a, b) => a - b)
+    const connected = last2.flatMap(({ up }) => up).sort((a, b) => a - b)
     const perSecond = new Map<number, number>()
-    for (const at of arrivals) {
+    for (const at of connected) {
       const second = Math.floor((at - startedAt) / 1_000)
       perSecond.set(second, (perSecond.get(second) ?? 0) + 1)
     }
     const afterMs = (share: number): number =>
-      (arrivals[Math.ceil(arrivals.length * share) - 1] ?? 0) - startedAt
-    t.equal(arrivals.length, CLIENTS)
+      (connected[Math.ceil(connected.length * share) - 1] ?? 0) - startedAt
+    t.equal(connected.length, CLIENTS)
     const attempts = last2.reduce((sum, report) => sum + report.attempts, 0)
     t.ok(attempts < CLIENTS * 20, `${attempts} attempts failed meanwhile`)
     figure(
@@ -98,7 +98,7 @@ t.test(
       `${afterMs(0.5)} / ${afterMs(0.9)} / ${afterMs(1)}`
     )
     figure(t, 'why attempts failed in one of the processes', JSON.stringify(last2[0]?.reasons))
-    figure(t, 'arrivals per second', JSON.stringify([...perSecond]))
+    figure(t, 'connected per second', JSON.stringify([...perSecond]))
     figure(
       t,
       'server: peak CPU, cores / CPU seconds / peak MiB / MiB before',

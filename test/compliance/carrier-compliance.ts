@@ -11,13 +11,13 @@ export type CarrierPair = (t: Test) => Promise<[near: Carrier, far: Carrier]> | 
 
 /** Everything a Carrier says, from now on. */
 function listen(carrier: Carrier): { messages: Buffer[]; closes: TunnelError[]; afterClose: number } {
-  const heard = { messages: [] as Buffer[], closes: [] as TunnelError[], afterClose: 0 }
+  const received = { messages: [] as Buffer[], closes: [] as TunnelError[], afterClose: 0 }
   carrier.on('message', message => {
-    if (heard.closes.length > 0) heard.afterClose += 1
-    heard.messages.push(message)
+    if (received.closes.length > 0) received.afterClose += 1
+    received.messages.push(message)
   })
-  carrier.on('close', error => heard.closes.push(error))
-  return heard
+  carrier.on('close', error => received.closes.push(error))
+  return received
 }
 
 /** A message that knows its place: its number, then its length in equal bytes. */
@@ -294,8 +294,8 @@ export function carrierCompliance(
   })
 
   test('a listener taken off hears nothing more', async (t, near, far) => {
-    const heard: number[] = []
-    const listener = (message: Buffer) => heard.push(message.length)
+    const received: number[] = []
+    const listener = (message: Buffer) => received.push(message.length)
     const atFar = listen(far)
     far.on('message', listener)
 
@@ -305,17 +305,17 @@ export function carrierCompliance(
     near.send(Buffer.alloc(2))
     await until('the second has arrived', () => atFar.messages.length === 2)
 
-    t.strictSame(heard, [1])
+    t.strictSame(received, [1])
   })
 }
 
 function drained(carrier: Carrier): Promise<void> {
   return new Promise(resolve => {
-    const heard = () => {
-      carrier.off('drain', heard)
+    const received = () => {
+      carrier.off('drain', received)
       resolve()
     }
-    carrier.on('drain', heard)
+    carrier.on('drain', received)
   })
 }
 

@@ -90,10 +90,10 @@ export function dialCompliance(t: Test, name: string, makeDial: MakeDial): void 
   })
 
   test('the target ends first and still hears the caller', async (t, { dial }) => {
-    let heard = ''
+    let got = ''
     const target = await tcpTarget(t, socket => {
       socket.end('goodbye')
-      socket.on('data', chunk => (heard += chunk.toString()))
+      socket.on('data', chunk => (got += chunk.toString()))
     })
     const stream = await dial(target)
 
@@ -101,7 +101,7 @@ export function dialCompliance(t: Test, name: string, makeDial: MakeDial): void 
     stream.write('wait, ')
     stream.end('there is more')
 
-    await until('the target has heard', () => heard === 'wait, there is more')
+    await until('the target has heard', () => got === 'wait, there is more')
     await until('the connection is over', () => target.open() === 0)
   })
 

@@ -178,11 +178,11 @@ admin: { listen: 127.0.0.1:0 }
 
   const took = ((performance.now() - startedAt) / 1000).toFixed(1)
   console.log(`\n${paint(32, 'The answer came through the tunnel.')} (${took} s)\n`)
-  if (keep) tellWhatToTry(directory, { front, pod: `127.0.0.1:${pod.port}`, serverAdmin, clientAdmin })
-  else tellWhatNext()
+  if (keep) printWhatToTry(directory, { front, pod: `127.0.0.1:${pod.port}`, serverAdmin, clientAdmin })
+  else printWhatNext()
 }
 
-function tellWhatToTry(
+function printWhatToTry(
   directory: string,
   { front, pod, serverAdmin, clientAdmin }: Record<'front' | 'pod' | 'serverAdmin' | 'clientAdmin', string>
 ): void {
@@ -205,7 +205,7 @@ function tellWhatToTry(
 `)
 }
 
-function tellWhatNext(): void {
+function printWhatNext(): void {
   console.log(`Next:
   npm run demo -- --keep       the same, but it stays up and prints curl lines to paste
   npx seed-server --help       run the two yourself

@@ -1,6 +1,6 @@
 /**
  * The end-to-end test against the real kube-apiserver: builds the tools, makes the networks, and runs inside.ts in
- * the seed's. Takes everything down again however that ends. Started by run.mjs, which has checked the machine.
+ * the seed's. Takes everything down again however that ends. Started by run-e2e.mjs, which has checked the machine.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'

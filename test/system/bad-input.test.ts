@@ -1,5 +1,5 @@
 /**
- * Bad input of every kind at every door of running programs, beside a cluster that minds its own business: each gets
+ * Bad input of every kind at every listener of running programs, beside a cluster that works as usual: each gets
  * a reason, and that cluster's stream never stops. What each rule is in detail is shown by the tests of the parts.
  */
 import { spawnSync } from 'node:child_process'
@@ -88,59 +88,62 @@ const UPGRADE =
   'GET /tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n' +
   'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: tendril.v1\r\nTendril-Cluster: loud\r\n\r\n'
 
-t.test('no, a wrong and an expired certificate are told why at both doors', async t => {
-  const deployment = await deploy(t, { clusters: ['loud', 'quiet'] })
-  const front = portOf(deployment.fronts['loud']!)
-  const connectLine = 'CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\n\r\n'
-  const client = ['tendril://client/loud']
-  const caller = ['tendril://caller/me']
-  const expired = /certificate of "somebody" expired on 2020-01-02/
-  const unknown = /is signed by an unknown authority, .*stranger.*; expected one of: /
-  const cases: [what: string, material: Material | undefined, tunnel: RegExp, front: RegExp][] = [
-    [
-      'none',
-      undefined,
-      /^HTTP\/1\.1 401 client not identified: no client certificate was presented\r\n/,
-      /^HTTP\/1\.1 407 caller not identified: no client certificate was presented\r\n/
-    ],
-    ["a stranger's client", issue(deployment, { uris: client, stranger: true }), unknown, unknown],
-    ['an expired client', issue(deployment, { uris: client, ...LONG_AGO }), expired, expired],
-    ['an expired caller', issue(deployment, { uris: caller, ...LONG_AGO }), expired, expired],
-    [
-      "a client of the cluster, at its own cluster's front",
-      issue(deployment, { uris: client }),
-      /^HTTP\/1\.1 101 /,
-      /^HTTP\/1\.1 403 caller not allowed: .* is the certificate of a client, not of a caller/
-    ],
-    [
-      'a caller',
-      issue(deployment, { uris: caller }),
-      /^HTTP\/1\.1 403 not a client of this cluster: .* is the certificate of a caller, not of a client/,
-      /^HTTP\/1\.1 502 connection refused/
-    ],
-    [
-      'a client of the other cluster',
-      issue(deployment, { uris: ['tendril://client/quiet'] }),
-      /^HTTP\/1\.1 403 not a client of this cluster: the client says it serves "loud", its certificate is for "quiet"/,
-      /^HTTP\/1\.1 403 /
+t.test(
+  'no, a wrong and an expired certificate are refused with the reason at the front and the tunnel',
+  async t => {
+    const deployment = await deploy(t, { clusters: ['loud', 'quiet'] })
+    const front = portOf(deployment.fronts['loud']!)
+    const connectLine = 'CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\n\r\n'
+    const client = ['tendril://client/loud']
+    const caller = ['tendril://caller/me']
+    const expired = /certificate of "somebody" expired on 2020-01-02/
+    const unknown = /is signed by an unknown authority, .*untrusted.*; expected one of: /
+    const cases: [what: string, material: Material | undefined, tunnel: RegExp, front: RegExp][] = [
+      [
+        'none',
+        undefined,
+        /^HTTP\/1\.1 401 client not identified: no client certificate was presented\r\n/,
+        /^HTTP\/1\.1 407 caller not identified: no client certificate was presented\r\n/
+      ],
+      ["an untrusted peer's client", issue(deployment, { uris: client, untrusted: true }), unknown, unknown],
+      ['an expired client', issue(deployment, { uris: client, ...LONG_AGO }), expired, expired],
+      ['an expired caller', issue(deployment, { uris: caller, ...LONG_AGO }), expired, expired],
+      [
+        "a client of the cluster, at its own cluster's front",
+        issue(deployment, { uris: client }),
+        /^HTTP\/1\.1 101 /,
+        /^HTTP\/1\.1 403 caller not allowed: .* is the certificate of a client, not of a caller/
+      ],
+      [
+        'a caller',
+        issue(deployment, { uris: caller }),
+        /^HTTP\/1\.1 403 not a client of this cluster: .* is the certificate of a caller, not of a client/,
+        /^HTTP\/1\.1 502 connection refused/
+      ],
+      [
+        'a client of the other cluster',
+        issue(deployment, { uris: ['tendril://client/quiet'] }),
+        /^HTTP\/1\.1 403 not a client of this cluster: the client says it serves "loud", its certificate is for "quiet"/,
+        /^HTTP\/1\.1 403 /
+      ]
     ]
-  ]
 
-  for (const [what, material, atTunnel, atFront] of cases) {
-    t.match(
-      await answerOf(deployment, { port: front }, material, connectLine),
-      atFront,
-      `${what}, at the front`
-    )
-    // Whoever is let in is left to itself: the connection is closed from here.
-    if (atTunnel.source.includes('101')) continue
-    t.match(
-      await answerOf(deployment, deployment.tunnel, material, UPGRADE),
-      atTunnel,
-      `${what}, at the tunnel`
-    )
+    for (const [what, material, atTunnel, atFront] of cases) {
+      t.match(
+        await answerOf(deployment, { port: front }, material, connectLine),
+        atFront,
+        `${what}, at the front`
+      )
+      // Whoever is let in is left to itself: the connection is closed from here.
+      if (atTunnel.source.includes('101')) continue
+      t.match(
+        await answerOf(deployment, deployment.tunnel, material, UPGRADE),
+        atTunnel,
+        `${what}, at the tunnel`
+      )
+    }
   }
-})
+)
 
 t.test('the client says which certificate the server did not like', async t => {
   const deployment = await deploy(t, { startClients: false })
@@ -149,7 +152,7 @@ t.test('the client says which certificate the server did not like', async t => {
   writeFileSync(deployment.pki('client-demo.crt'), cert)
   writeFileSync(deployment.pki('client-demo.key'), key, { mode: 0o600 })
 
-  // Its own door first: what has expired is not even tried.
+  // The client refuses first: it does not even try an expired certificate.
   const started = await client!.start().then(
     () => 'it starts',
     (error: unknown) => String(error)
@@ -168,11 +171,11 @@ function portOf(front: Front): number {
 /** The beginning of a ClientHello, and then nothing. */
 const HALF_A_HANDSHAKE = Buffer.from('160301020001000', 'hex')
 
-t.test('random bytes, half handshakes and slow drips at every door disturb nobody', async t => {
+t.test('random bytes, half handshakes and slow drips at every listener do not disturb others', async t => {
   const deployment = await twoClusters(t)
   const target = await echoTarget(t)
   const quiet = await neighbour(t, deployment, target)
-  const doors = [
+  const listeners = [
     deployment.tunnel.port,
     portOf(deployment.fronts['loud']!),
     portOf(deployment.fronts['quiet']!),
@@ -192,7 +195,7 @@ t.test('random bytes, half handshakes and slow drips at every door disturb nobod
   })
 
   const noisy: Socket[] = []
-  for (const port of doors) {
+  for (const port of listeners) {
     for (let count = 0; count < 20; count += 1) {
       const socket = await open(port)
       socket.write(randomBytes(1 + count * 97))
@@ -214,7 +217,7 @@ t.test('random bytes, half handshakes and slow drips at every door disturb nobod
   // Half a handshake that was ended is over; the slow ones have the time that they are given.
   await until(
     'those who ended are gone',
-    () => noisy.filter(({ closed }) => !closed).length <= doors.length * 20
+    () => noisy.filter(({ closed }) => !closed).length <= listeners.length * 20
   )
   t.equal((await ask(`${deployment.server.admin}/readyz`)).status, 200)
   const stream = await deployment.dial(target.addr, { cluster: 'loud' })
@@ -251,7 +254,7 @@ t.test('a handshake and a header that never end are cut off in time', async t =>
   await undisturbed(t, quiet)
 })
 
-t.test('10 MB of header are refused at every door, and not read for long', async t => {
+t.test('10 MB of header are refused at every listener, and not read for long', async t => {
   const deployment = await twoClusters(t)
   const quiet = await neighbour(t, deployment, await echoTarget(t))
   const material = (name: string) => ({
@@ -259,7 +262,7 @@ t.test('10 MB of header are refused at every door, and not read for long', async
     cert: readFileSync(deployment.pki(`${name}.crt`)),
     key: readFileSync(deployment.pki(`${name}.key`))
   })
-  const doors: [what: string, head: string, open: () => Socket | TLSSocket][] = [
+  const listeners: [what: string, head: string, open: () => Socket | TLSSocket][] = [
     [
       'tunnel',
       UPGRADE.slice(0, -2),
@@ -282,7 +285,7 @@ t.test('10 MB of header are refused at every door, and not read for long', async
     ]
   ]
 
-  for (const [what, head, open] of doors) {
+  for (const [what, head, open] of listeners) {
     const socket = open()
     let answer = ''
     socket.on('data', (chunk: Buffer) => (answer += chunk.toString('latin1')))
@@ -291,7 +294,7 @@ t.test('10 MB of header are refused at every door, and not read for long', async
     socket.write('X: '.padEnd(10 * MIB, 'x'))
     await gone(socket)
 
-    // The admin door hangs up with bytes unread, and the reset behind its answer may overtake it.
+    // The admin listener hangs up with bytes unread, and the reset behind its answer may overtake it.
     t.match(answer, what === 'admin' ? /^(HTTP\/1\.1 431 |$)/ : /^HTTP\/1\.1 431 /, what)
   }
   t.equal((await ask(`${deployment.server.admin}/livez`)).status, 200)
@@ -389,9 +392,9 @@ t.test('whoever breaks a rule of the protocol is shown out with the rule', async
   for (const [what, said, code, reason] of rules) {
     const hostile = await hostileClient(t, deployment, { cluster: 'loud' })
     hostile.say(...said)
-    const heard = await hostile.closed
-    t.equal(heard.code, code, `${what}: ${heard.reason}`)
-    t.match(heard.reason, reason, what)
+    const got = await hostile.closed
+    t.equal(got.code, code, `${what}: ${got.reason}`)
+    t.match(got.reason, reason, what)
   }
 
   await until('only the real client is left', async () =>
@@ -458,7 +461,7 @@ t.test('what a client does to its own streams ends those, and no other', async t
     hostile.say(...said(stream))
     // Nobody reads here, as beyond credit it has to be: the reset itself is what is waited for.
     await until(`${what} resets its stream`, () =>
-      hostile.frames.some(heard => heard.type === frameType.RESET && heard.stream === stream)
+      hostile.frames.some(got => got.type === frameType.RESET && got.stream === stream)
     )
     connection.destroy()
   }

@@ -73,10 +73,10 @@ t.test('a caller that has said all hears the whole reply, however large', async 
 
 t.test('a target that has said all goes on to hear the caller', async t => {
   const { dial } = await deploy(t)
-  const heard: Buffer[] = []
+  const got: Buffer[] = []
   const target = await tcpTarget(t, socket => {
     socket.end('nothing more from me')
-    socket.on('data', chunk => heard.push(chunk))
+    socket.on('data', chunk => got.push(chunk))
   })
 
   const stream = await dial(target.addr)
@@ -84,8 +84,8 @@ t.test('a target that has said all goes on to hear the caller', async t => {
   t.equal((await said).bytes, 'nothing more from me'.length)
   await upload(stream, 8 * MIB)
 
-  await until('the target has heard all', () => Buffer.concat(heard).length === 8 * MIB)
-  t.ok(Buffer.concat(heard).equals(Buffer.concat([...pseudoRandom(8 * MIB)])))
+  await until('the target has heard all', () => Buffer.concat(got).length === 8 * MIB)
+  t.ok(Buffer.concat(got).equals(Buffer.concat([...pseudoRandom(8 * MIB)])))
 })
 
 t.test('whoever writes and closes loses nothing, 1 byte or 5 MiB, on either side', async t => {
@@ -395,13 +395,13 @@ async function rawCaller(t: Test, front: unknown): Promise<Socket> {
   return socket
 }
 
-async function heardBy(socket: Socket, text: string): Promise<string> {
-  let heard = ''
-  const keep = (chunk: Buffer) => (heard += chunk.toString('latin1'))
+async function receivedBy(socket: Socket, text: string): Promise<string> {
+  let got = ''
+  const keep = (chunk: Buffer) => (got += chunk.toString('latin1'))
   socket.on('data', keep)
-  await until(`"${text}" is heard`, () => heard.includes(text) || socket.closed)
+  await until(`"${text}" is heard`, () => got.includes(text) || socket.closed)
   socket.off('data', keep)
-  return heard
+  return got
 }
 
 t.test('a CONNECT may come byte by byte, with the first bytes for the target right behind it', async t => {
@@ -415,7 +415,7 @@ t.test('a CONNECT may come byte by byte, with the first bytes for the target rig
   }
   socket.write('bird')
 
-  t.equal(await heardBy(socket, 'bird'), 'HTTP/1.1 200 Connection established\r\n\r\nearly bird')
+  t.equal(await receivedBy(socket, 'bird'), 'HTTP/1.1 200 Connection established\r\n\r\nearly bird')
 })
 
 t.test('a header beyond the limit is a 431', async t => {
@@ -424,7 +424,10 @@ t.test('a header beyond the limit is a 431', async t => {
 
   socket.write(`CONNECT 127.0.0.1:1 HTTP/1.1\r\nX: ${'x'.repeat(8 * KIB)}\r\n\r\n`)
 
-  t.match(await heardBy(socket, '\r\n\r\n'), /^HTTP\/1\.1 431 request header too large: at most 8192 bytes/)
+  t.match(
+    await receivedBy(socket, '\r\n\r\n'),
+    /^HTTP\/1\.1 431 request header too large: at most 8192 bytes/
+  )
 })
 
 // Memory.

@@ -10,7 +10,7 @@ import { twoClustersBehind, NAMES, relayFrom, WEB_GREETING } from './two-cluster
 import { digest, echo, inParallel, MIB, upload } from './talk.js'
 
 /** An address of this machine that nothing else connects from. */
-const ELSEWHERE = '127.77.0.7'
+const CLIENT_ADDRESS = '127.77.0.7'
 
 t.test('two clusters and a web site share one port: each name reaches its own', async t => {
   if (!requireTool(t, 'haproxy')) return
@@ -76,10 +76,10 @@ t.test('1000 streams are open at once, and each hears its own', async t => {
   const streams = await inParallel(COUNT, 32, () => reach('blue', target.addr))
   await until('the target has seen them all', () => target.open() === COUNT)
   t.match(await replicas[0]!.server.metrics(), `tendril_server_streams{cluster="blue"} ${COUNT}\n`)
-  const heard = await Promise.all(streams.map((stream, index) => echo(stream, `I am number ${index}`)))
+  const got = await Promise.all(streams.map((stream, index) => echo(stream, `I am number ${index}`)))
 
   t.ok(
-    heard.every((text, index) => text === `I am number ${index}`),
+    got.every((text, index) => text === `I am number ${index}`),
     'nobody hears somebody else'
   )
   for (const stream of streams) stream.end()
@@ -92,7 +92,7 @@ for (const version of ['v1', 'v2'] as const) {
     if (!requireTool(t, 'haproxy')) return
     const { reach, replicas } = await twoClustersBehind(t, haproxy, {
       proxyProtocol: version,
-      entrance: proxy => relayFrom(t, ELSEWHERE, proxy)
+      entrance: proxy => relayFrom(t, CLIENT_ADDRESS, proxy)
     })
     const pod = await podTarget(t)
 
@@ -100,7 +100,7 @@ for (const version of ['v1', 'v2'] as const) {
 
     t.equal(answer.status, 200)
     for (const { server } of replicas)
-      t.match(server.log(), new RegExp(`"remote":"${ELSEWHERE}".*client connected`))
+      t.match(server.log(), new RegExp(`"remote":"${CLIENT_ADDRESS}".*client connected`))
   })
 }
 

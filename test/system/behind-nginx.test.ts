@@ -8,7 +8,7 @@ import { twoClustersBehind, NAMES, relayFrom, WEB_GREETING } from './two-cluster
 import { digest, echo, inParallel, MIB, upload } from './talk.js'
 
 /** An address of this machine that nothing else connects from. */
-const ELSEWHERE = '127.77.0.8'
+const CLIENT_ADDRESS = '127.77.0.8'
 
 t.test('two clusters and a web site share one port: each name reaches its own', async t => {
   if (!requireTool(t, 'nginx')) return
@@ -62,10 +62,10 @@ t.test('200 streams are open at once, and each hears its own', async t => {
 
   const streams = await inParallel(COUNT, 32, () => reach('green', target.addr))
   await until('the target has seen them all', () => target.open() === COUNT)
-  const heard = await Promise.all(streams.map((stream, index) => echo(stream, `I am number ${index}`)))
+  const got = await Promise.all(streams.map((stream, index) => echo(stream, `I am number ${index}`)))
 
   t.ok(
-    heard.every((text, index) => text === `I am number ${index}`),
+    got.every((text, index) => text === `I am number ${index}`),
     'nobody hears somebody else'
   )
   for (const stream of streams) stream.destroy()
@@ -76,7 +76,7 @@ t.test("PROXY protocol v1, all that nginx speaks, carries the client's address t
   if (!requireTool(t, 'nginx')) return
   const { reach, replicas } = await twoClustersBehind(t, nginx, {
     proxyProtocol: 'v1',
-    entrance: proxy => relayFrom(t, ELSEWHERE, proxy)
+    entrance: proxy => relayFrom(t, CLIENT_ADDRESS, proxy)
   })
   const pod = await podTarget(t)
 
@@ -84,5 +84,5 @@ t.test("PROXY protocol v1, all that nginx speaks, carries the client's address t
 
   t.equal(answer.status, 200)
   for (const { server } of replicas)
-    t.match(server.log(), new RegExp(`"remote":"${ELSEWHERE}".*client connected`))
+    t.match(server.log(), new RegExp(`"remote":"${CLIENT_ADDRESS}".*client connected`))
 })

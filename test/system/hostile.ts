@@ -77,10 +77,10 @@ export async function hostileClient(
     },
     closed
   }
-  const heard: Buffer[] = []
+  const got: Buffer[] = []
   websocket.on('message', data => {
     const message = data as Buffer
-    heard.push(message)
+    got.push(message)
     if (isLinkMessage(message)) return
     eachFrame(
       message,
@@ -100,8 +100,8 @@ export async function hostileClient(
       connectionIndex: 0
     })
   )
-  await until('the link is answered', () => heard.length > 0 || websocket.readyState === WebSocket.CLOSED)
-  const answer = heard[0] && decodeAnswer(heard[0])
+  await until('the link is answered', () => got.length > 0 || websocket.readyState === WebSocket.CLOSED)
+  const answer = got[0] && decodeAnswer(got[0])
   if (answer && 'refusal' in answer) throw new Error(`${answer.refusal.code}: ${answer.refusal.text}`)
   hostile.welcome = answer?.welcome
   if (upTo === 'link') return hostile

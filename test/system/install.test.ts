@@ -56,8 +56,8 @@ t.test('by hand, word for word, up to kube-apiserver', async t => {
 
   const target = `http://${POD}/ || true`
   t.notMatch(await sandbox.run(`${front} ${target}`), 'from the pod', 'nobody without a certificate')
-  const stranger = '--proxy-cert pki/client-demo.crt --proxy-key pki/client-demo.key'
-  t.match(await sandbox.run(`${front} ${stranger} ${target}`), '403', 'nor with the client’s')
+  const untrusted = '--proxy-cert pki/client-demo.crt --proxy-key pki/client-demo.key'
+  t.match(await sandbox.run(`${front} ${untrusted} ${target}`), '403', 'nor with the client’s')
   const outside = await sandbox.run(`${front} ${identity} http://192.0.2.1/ || true`)
   t.match(outside, '403', 'the client reaches what its configuration lists and nothing else')
 })

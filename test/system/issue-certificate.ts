@@ -15,9 +15,9 @@ export type Material = { cert: string; key: string }
 /** By default one for clients of the TLS kind, of the deployment's own authority. */
 export function issue(
   deployment: Pick<Deployment, 'pki'>,
-  { stranger, ...options }: Partial<Omit<LeafOptions, 'publicKey'>> & { stranger?: boolean }
+  { untrusted, ...options }: Partial<Omit<LeafOptions, 'publicKey'>> & { untrusted?: boolean }
 ): Material {
-  const authority = stranger ? strangersAuthority() : authorityOf(deployment)
+  const authority = untrusted ? otherAuthority() : authorityOf(deployment)
   const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
   const cert = issueLeaf(authority, {
     commonName: 'somebody',
@@ -35,10 +35,10 @@ function authorityOf({ pki }: Pick<Deployment, 'pki'>): Issuer {
   }
 }
 
-function strangersAuthority(): Issuer {
+function otherAuthority(): Issuer {
   const keys = generateKeyPairSync('ec', { namedCurve: 'P-256' })
   return {
-    certificate: new X509Certificate(createAuthority({ commonName: 'stranger', keys })),
+    certificate: new X509Certificate(createAuthority({ commonName: 'untrusted', keys })),
     key: keys.privateKey
   }
 }

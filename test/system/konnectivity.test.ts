@@ -155,8 +155,8 @@ t.test('100 POSTs at once over two clients are answered with their own bodies', 
 
   const answers = await inParallel(100, 100, async index => {
     const body = `number ${index} `.repeat(1 + index * 10)
-    const { body: heard } = await httpGet(await dial(pod.addr), { method: 'POST', body })
-    return heard.toString() === body
+    const { body: received } = await httpGet(await dial(pod.addr), { method: 'POST', body })
+    return received.toString() === body
   })
 
   t.ok(answers.every(Boolean))
@@ -168,8 +168,8 @@ t.test('raw TCP: what is written in pieces is echoed in order, and closed in ord
   const all = Buffer.concat([...pseudoRandom(100_000)])
 
   const stream = await dial(target.addr)
-  const heard: Buffer[] = []
-  stream.on('data', (chunk: Buffer) => heard.push(chunk))
+  const received: Buffer[] = []
+  stream.on('data', (chunk: Buffer) => received.push(chunk))
   for (let at = 0; at < all.length; at += 977) {
     stream.write(all.subarray(at, at + 977))
     if (at % 10 === 0) await new Promise(setImmediate)
@@ -177,7 +177,7 @@ t.test('raw TCP: what is written in pieces is echoed in order, and closed in ord
   stream.end()
   await once(stream, 'end')
 
-  t.ok(Buffer.concat(heard).equals(all))
+  t.ok(Buffer.concat(received).equals(all))
   await until('the target has closed as well', () => target.open() === 0)
 })
 
@@ -220,9 +220,9 @@ t.test('of two links of one client one is lost, and the streams of the other do 
 
   await clients[1]!.kill('SIGKILL')
   await clientsAre(server, 1)
-  const heard = await Promise.allSettled(streams.map(stream => rounds(stream, 1)))
+  const received = await Promise.allSettled(streams.map(stream => rounds(stream, 1)))
 
-  const alive = heard.filter(({ status }) => status === 'fulfilled').length
+  const alive = received.filter(({ status }) => status === 'fulfilled').length
   t.comment(`${alive} of 20 streams live`)
   t.ok(alive > 0, 'those of the other client live')
   await streamsAre(server, alive)
@@ -261,9 +261,9 @@ t.test('client and server restart, gracefully and not, and are found again', asy
     await until(`it serves after ${what}`, async () => {
       const stream = await dial(target.addr).catch(() => undefined)
       if (!stream) return false
-      const heard = await echo(stream, what)
+      const received = await echo(stream, what)
       stream.destroy()
-      return heard === what
+      return received === what
     })
   }
 

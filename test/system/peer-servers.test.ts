@@ -40,10 +40,10 @@ function peersAre({ server }: Deployment['replicas'][number], count: number): Pr
 }
 
 /** The members that a client heard of last. */
-function membersHeard(deployment: Deployment): number | undefined {
+function membersKnown(deployment: Deployment): number | undefined {
   const lines = deployment.clients[0]!.log().trim().split('\n')
-  const told = lines.map(line => JSON.parse(line) as { msg: string; members?: number })
-  return told.findLast(({ msg }) => msg === 'servers announced')?.members
+  const reported = lines.map(line => JSON.parse(line) as { msg: string; members?: number })
+  return reported.findLast(({ msg }) => msg === 'servers announced')?.members
 }
 
 t.test('a CONNECT at a server without clients is passed on to one that has some', async t => {
@@ -101,7 +101,7 @@ t.test('a server that is killed: what arrives at the others is served at once', 
   })
   figure(t, 'a server of 3 killed: a request at each of the others, ms', firstMs)
   await acquainted(deployment, 1, [0, 1])
-  await until('the client heard of it', () => membersHeard(deployment) === 2)
+  await until('the client heard of it', () => membersKnown(deployment) === 2)
 })
 
 t.test(
@@ -180,21 +180,21 @@ t.test('clients are told who the members are: when one drains, and when one come
     seed: settings => ({ ...settings, drainTimeout: '1h' })
   })
   await acquainted(deployment, 2)
-  await until('three members', () => membersHeard(deployment) === 3)
+  await until('three members', () => membersKnown(deployment) === 3)
   const [, , last] = deployment.replicas
   const echo = await echoTarget(t)
   // An open stream keeps the drain from being over at once.
   const stream = await deployment.dial(echo.addr, { at: 2 })
 
   const stopping = last!.server.stop()
-  await until('two members', () => membersHeard(deployment) === 2)
+  await until('two members', () => membersKnown(deployment) === 2)
   stream.write('still here')
   t.equal(String((await once(stream, 'data'))[0]), 'still here', 'long before the drain is over')
   stream.destroy()
   await stopping
 
   await last!.server.start()
-  await until('three members again', () => membersHeard(deployment) === 3)
+  await until('three members again', () => membersKnown(deployment) === 3)
   const pod = await podTarget(t)
   t.equal(await get(deployment, pod.addr, 2), 200)
 })
@@ -236,7 +236,7 @@ t.test(
     const deployment = await deploy(t, { seed: quick })
 
     t.match(await refusal(t, deployment, 'server', '*'), { status: 403, code: 'CLUSTER_DENIED' })
-    t.equal(membersHeard(deployment), undefined)
+    t.equal(membersKnown(deployment), undefined)
   }
 )
 

@@ -35,9 +35,9 @@ t.test(
   async t => {
     const deployment = await deploy(t, { startClients: false })
     const [client] = deployment.clients as [Deployment['server']]
-    const stranger = issue(deployment, { stranger: true, usages: ['serverAuth'], hosts: ['vpn.demo.test'] })
+    const untrusted = issue(deployment, { untrusted: true, usages: ['serverAuth'], hosts: ['vpn.demo.test'] })
     let spoke = false
-    const impostor = tls.createServer(stranger, socket =>
+    const impostor = tls.createServer(untrusted, socket =>
       socket.on('error', () => {}).once('data', () => (spoke = true))
     )
     impostor.on('tlsClientError', () => {})

@@ -261,12 +261,12 @@ t.test('the cuttable relay cuts, freezes, thaws, refuses and listens again', asy
 
   line.freeze({ newOnes: false })
   const echoed = once(first, 'data')
-  let heard = false
-  void echoed.then(() => (heard = true))
+  let got = false
+  void echoed.then(() => (got = true))
   first.write('two')
   const second = await open()
   for (const text of ['three', 'four']) t.equal(await ping(second, text), text, 'new connections live')
-  t.notOk(heard, 'the frozen one is silent meanwhile')
+  t.notOk(got, 'the frozen one is silent meanwhile')
   line.thaw()
   t.equal(((await echoed) as [Buffer])[0].toString(), 'two', 'what waited arrives')
 

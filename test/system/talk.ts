@@ -117,8 +117,8 @@ export async function rounds(stream: Duplex, count: number): Promise<number[]> {
   for (let round = 0; round < count; round += 1) {
     const startedAt = performance.now()
     const said = `round ${round}`
-    const heard = await echo(stream, said)
-    if (heard !== said) throw new Error(`said "${said}", heard "${heard}"`)
+    const received = await echo(stream, said)
+    if (received !== said) throw new Error(`said "${said}", heard "${received}"`)
     tookMs.push(performance.now() - startedAt)
   }
   return tookMs

@@ -26,11 +26,11 @@ type Started = { number: number; pid: number; worker: string }
 
 /** Workers by number, as the log told last. */
 function workersOf(log: string): Started[] {
-  const told = log
+  const reported = log
     .split('\n')
     .filter(line => line.includes('"worker serves"'))
     .map(line => JSON.parse(line) as Started)
-  return [...new Map(told.map(one => [one.number, one])).values()].sort((a, b) => a.number - b.number)
+  return [...new Map(reported.map(one => [one.number, one])).values()].sort((a, b) => a.number - b.number)
 }
 
 /** One that has ended and that nobody has asked for (a zombie, where process 1 is no init) is dead as well. */
@@ -91,12 +91,12 @@ t.test(
     await covered(deployment)
     const tls = caller(deployment)
 
-    const doors = [{ front: deployment.fronts['demo']!, tls }, { front: plain }, { front: { path } }]
-    for (const door of doors) {
+    const fronts = [{ front: deployment.fronts['demo']!, tls }, { front: plain }, { front: { path } }]
+    for (const front of fronts) {
       const statuses = await Promise.all(
         Array.from(
           { length: 100 },
-          async () => (await httpGet(await apiserverDial({ ...door, addr: pod.addr }))).status
+          async () => (await httpGet(await apiserverDial({ ...front, addr: pod.addr }))).status
         )
       )
       t.equal(statuses.filter(status => status === 200).length, 100)

@@ -10,7 +10,7 @@ import * as fields from '../src/config/fields.js'
 const schema = fields.section('', {
   name: fields.text(),
   listen: fields.listen().optional(),
-  door: fields
+  login: fields
     .section('', { key: fields.filePath(), wait: fields.duration({ min: '10ms', max: '1h' }).prefault('4s') })
     .optional(),
   rooms: fields
@@ -56,21 +56,21 @@ async function complaints(t: Test, yaml: string, options: Partial<LoadOptions> =
 t.test('a file gives values, the schema gives the rest, and nobody may change them', async t => {
   const config = await load(
     t,
-    'name: a\ndoor: { key: k.pem, wait: 1.5s }\nrooms: [{ size: 2KiB }]\nlisten: unix:s.sock\n'
+    'name: a\nlogin: { key: k.pem, wait: 1.5s }\nrooms: [{ size: 2KiB }]\nlisten: unix:s.sock\n'
   )
 
   t.same(config, {
     name: 'a',
-    listen: { path: join(dirname(config.door?.key ?? ''), 's.sock') },
-    door: { key: config.door?.key, wait: 1_500 },
+    listen: { path: join(dirname(config.login?.key ?? ''), 's.sock') },
+    login: { key: config.login?.key, wait: 1_500 },
     rooms: [{ size: 2_048, open: false }],
     count: 3,
     colour: 'red',
     proxy: 'none',
     headers: {}
   })
-  t.match(config.door?.key, /^\/.*\/config-\w+\/k\.pem$/)
-  t.throws(() => Object.assign(config.door ?? {}, { wait: 1 }), TypeError)
+  t.match(config.login?.key, /^\/.*\/config-\w+\/k\.pem$/)
+  t.throws(() => Object.assign(config.login ?? {}, { wait: 1 }), TypeError)
   t.throws(() => config.rooms.push({ size: 1, open: true }), TypeError)
 })
 
@@ -79,7 +79,7 @@ t.test('everything wrong is listed at once, with line, key, what was expected an
     t,
     `nmae: a
 listen: 9443
-door:
+login:
   wait: 4
 rooms:
   - size: 1MiB
@@ -96,8 +96,8 @@ headers: { X-A: 1 }
     'service.yaml:1:1: name: is missing: expected text',
     'service.yaml:1:1: nmae: unknown key; did you mean name?',
     'service.yaml:2:1: listen: expected an address such as 127.0.0.1:9443, [::1]:9443, :9443 or unix:/path, got the number 9443',
-    'service.yaml:3:1: door.key: is missing: expected the name of a file',
-    'service.yaml:4:3: door.wait: expected a duration with its unit such as 500ms, 4s, 10m or 1h, from 10ms to 1h, got the number 4',
+    'service.yaml:3:1: login.key: is missing: expected the name of a file',
+    'service.yaml:4:3: login.wait: expected a duration with its unit such as 500ms, 4s, 10m or 1h, from 10ms to 1h, got the number 4',
     'service.yaml:7:5: rooms[0].opn: unknown key; did you mean open?',
     'service.yaml:8:5: rooms[1].size: expected a size with its unit such as 512B, 64KiB or 32MiB, from 1KiB to 1MiB, got "2MiB"',
     'service.yaml:9:1: count: expected a whole number from 1 to 9, got the number 10',
@@ -112,14 +112,14 @@ t.test('every kind of key says what it wants when it gets something of another k
   const kinds: [string, string][] = [
     ['name', 'text'],
     ['listen', 'an address'],
-    ['door', 'a mapping'],
+    ['login', 'a mapping'],
     ['rooms', 'a list'],
     ['count', 'a whole number'],
     ['colour', 'one of'],
     ['proxy', 'none, a URL'],
     ['headers', 'header names']
   ]
-  const fits = ['name "\\0"', 'rooms []', 'count 7', 'headers {}', 'door {}', 'listen "\\0"']
+  const fits = ['name "\\0"', 'rooms []', 'count 7', 'headers {}', 'login {}', 'listen "\\0"']
   for (const [key, expected] of kinds) {
     for (const value of wrong.filter(value => !fits.includes(`${key} ${value}`))) {
       const lines = await complaints(
@@ -144,7 +144,7 @@ t.test('limits hold at their edges', async t => {
     'count: 9',
     'rooms: [{ size: 1KiB }]',
     'rooms: [{ size: 1MiB }]',
-    'door: { key: k, wait: 10ms }'
+    'login: { key: k, wait: 10ms }'
   ]) {
     await t.resolves(load(t, `name: a\n${yaml}`), yaml)
   }
@@ -154,7 +154,7 @@ t.test('limits hold at their edges', async t => {
     'count: 1.5',
     'rooms: [{ size: 1023B }]',
     'rooms: [{ size: 1048577B }]',
-    'door: { key: k, wait: 9ms }'
+    'login: { key: k, wait: 9ms }'
   ]) {
     t.equal((await complaints(t, `name: a\n${yaml}`)).length, 1, yaml)
   }
@@ -223,14 +223,19 @@ t.test('what cannot be read as a file says so in one line', async t => {
 
 t.test('flags beat variables, variables beat the file, the file beats the defaults', async t => {
   const yaml = 'name: file\ncount: 4\nrooms: [{ size: 1KiB }]'
-  const env = { TENDRIL_NAME: '42', TENDRIL_COUNT: '5', TENDRIL_DOOR_WAIT: '7s', TENDRIL_DOOR: '{ key: /k }' }
+  const env = {
+    TENDRIL_NAME: '42',
+    TENDRIL_COUNT: '5',
+    TENDRIL_LOGIN_WAIT: '7s',
+    TENDRIL_LOGIN: '{ key: /k }'
+  }
 
   const config = await load(t, yaml, {
     env,
     overrides: ['count=6', 'rooms.0.open=true', 'rooms[1]={ size: 3KiB }', 'headers.X-A=b: c'].map(parseSet)
   })
 
-  t.match(config, { name: '42', count: 6, colour: 'red', door: { key: '/k', wait: 7_000 } })
+  t.match(config, { name: '42', count: 6, colour: 'red', login: { key: '/k', wait: 7_000 } })
   t.same(config.rooms, [
     { size: 1_024, open: true },
     { size: 3_072, open: false }
@@ -240,11 +245,11 @@ t.test('flags beat variables, variables beat the file, the file beats the defaul
 
 t.test('files named by variables and flags count from the working directory', async t => {
   const config = await load(t, 'name: a', {
-    env: { TENDRIL_DOOR_KEY: 'k.pem' },
+    env: { TENDRIL_LOGIN_KEY: 'k.pem' },
     overrides: [parseSet('listen=unix:s')]
   })
 
-  t.equal(config.door?.key, join(process.cwd(), 'k.pem'))
+  t.equal(config.login?.key, join(process.cwd(), 'k.pem'))
   t.same(config.listen, { path: join(process.cwd(), 's') })
 })
 
@@ -257,7 +262,7 @@ t.test('a wrong variable or flag is named as it was written', async t => {
       TENDRIL_CONFIG: 'ignored',
       OTHER: 'x'
     },
-    overrides: ['rooms.1.open=true', 'dor.key=x', 'name.first=x', 'count=zehn'].map(parseSet)
+    overrides: ['rooms.1.open=true', 'lgin.key=x', 'name.first=x', 'count=zehn'].map(parseSet)
   })
 
   t.strictSame(lines, [
@@ -267,7 +272,7 @@ t.test('a wrong variable or flag is named as it was written', async t => {
     '--set name.first: name has no keys inside',
     '--set count: count: expected a whole number from 1 to 9, got "zehn"',
     'TENDRIL_COLOUR: colour: expected one of red, blue, got "rot"',
-    '--set dor.key: dor: unknown key; did you mean door?'
+    '--set lgin.key: lgin: unknown key; did you mean login?'
   ])
   t.throws(() => parseSet('no-equals'), /expected path=value/)
   t.throws(() => parseSet('=x'), /expected path=value/)
@@ -289,7 +294,7 @@ t.test('variables that Kubernetes makes of Services are not ours', async t => {
 })
 
 t.test('what is shown loads to the same, secrets are masked', async t => {
-  const yaml = 'name: "7"\nlisten: "[::1]:80"\ndoor: { key: /k, wait: 90s }\nrooms: [{ size: 2KiB }]\n'
+  const yaml = 'name: "7"\nlisten: "[::1]:80"\nlogin: { key: /k, wait: 90s }\nrooms: [{ size: 2KiB }]\n'
   const config = await load(t, yaml)
 
   t.same(await load(t, showConfig(schema, config)), config)

@@ -130,7 +130,7 @@ t.test(
     const resolve = createResolve({ resolver: 'own', nameservers, clock, paths: pathsOf(t) })
 
     const first = resolve('a.test', never())
-    await silent.heard('a.test A')
+    await silent.waitFor('a.test A')
     clock.tick(2_000)
     t.same(await first, ['10.0.0.1'])
     t.same(await resolve('b.test', never()), ['10.0.0.2'], 'at once')
@@ -202,7 +202,7 @@ t.test('who leaves takes his question back: nothing goes on for nobody', async t
   const controller = new AbortController()
 
   const failure = t.rejects(resolve('a.test', controller.signal), { message: 'left' })
-  await server.heard('a.test A')
+  await server.waitFor('a.test A')
   controller.abort(new Error('left'))
   await failure
   await new Promise(setImmediate)
@@ -231,7 +231,7 @@ t.test('100 names whose nameserver is silent hold up no other', async t => {
   const silent = Array.from({ length: 100 }, (_, at) =>
     resolve(`silent${at}.test`, controller.signal).catch(() => over++)
   )
-  await server.heard('silent99.test A')
+  await server.waitFor('silent99.test A')
 
   const besideMs = await median()
 

@@ -106,7 +106,7 @@ const refused: [file: string, source: string, what: string][] = [
   [
     'packages/common/src/tunnel/tunnel-manager.ts',
     "import { shakeHands } from '../link/handshake.js'",
-    'keeper → link'
+    'tunnel manager → link'
   ],
   ['packages/shoot-client/src/nowhere/x.ts', "import 'node:fs'", 'a folder without a row']
 ]

@@ -18,7 +18,7 @@ function failure(code: string): NodeJS.ErrnoException {
 /** A descriptor whose writes the test answers itself. */
 function descriptor() {
   const clock = new FakeClock()
-  const told: string[] = []
+  const reported: string[] = []
   const asked: { text: string; done: Done }[] = []
   let text = ''
   const output: LogOutput = new LogOutput({
@@ -28,9 +28,9 @@ function descriptor() {
       text += bytes.toString()
       return bytes.length
     },
-    onDrop: lines => told.push(`dropped ${lines}`),
+    onDrop: lines => reported.push(`dropped ${lines}`),
     onResume: lines => {
-      told.push(`resumed ${lines}`)
+      reported.push(`resumed ${lines}`)
       output.write(`${lines} missing\n`)
     }
   })
@@ -42,7 +42,7 @@ function descriptor() {
   return {
     clock,
     output,
-    told,
+    reported,
     asked,
     next,
     /** Takes `bytes` of the write under way. Default all. */
@@ -72,7 +72,7 @@ t.test('lines are written in order, one write at a time, whole lines in each', a
   fd.take()
 
   t.equal(fd.text, `a\nb\n${long}\n${long}cd\n`)
-  t.same(fd.told, [])
+  t.same(fd.reported, [])
 })
 
 t.test('a short write goes on where it ended', async t => {
@@ -102,7 +102,7 @@ t.test('a full pipe is tried again soon, without a busy loop, and costs no line'
     fd.take()
 
     t.equal(fd.text, 'a\nb\n')
-    t.same(fd.told, [])
+    t.same(fd.reported, [])
   }
 })
 
@@ -126,7 +126,7 @@ t.test(
       fd.take()
 
       t.equal(fd.text, 'a\n3 missing\ne\n', code)
-      t.same(fd.told, ['dropped 2', 'dropped 1', 'resumed 3'])
+      t.same(fd.reported, ['dropped 2', 'dropped 1', 'resumed 3'])
       t.equal(fd.clock.pending, 0)
     }
   }
@@ -153,7 +153,7 @@ t.test('nothing lost, nothing said: a failure that passes before another line co
   fd.take()
 
   t.equal(fd.text, 'a\nb\n')
-  t.same(fd.told, [])
+  t.same(fd.reported, [])
 })
 
 t.test('a reader that stalls costs what is beyond the buffer: at its edge, and in one place', async t => {
@@ -162,10 +162,10 @@ t.test('a reader that stalls costs what is beyond the buffer: at its edge, and i
   fd.output.write(half)
   fd.output.write(`${'x'.repeat(LOG_BUFFER_BYTES / 2 - 2)}\n`)
   fd.output.write('\n')
-  t.same(fd.told, [], 'exactly full')
+  t.same(fd.reported, [], 'exactly full')
 
   fd.output.write('\n')
-  t.same(fd.told, ['dropped 1'])
+  t.same(fd.reported, ['dropped 1'])
   fd.take()
   fd.output.write('there is room again, but a gap as well\n')
   fd.take()
@@ -175,7 +175,7 @@ t.test('a reader that stalls costs what is beyond the buffer: at its edge, and i
   fd.take()
 
   t.match(fd.text.slice(LOG_BUFFER_BYTES), /^3 missing\nlast\n$/)
-  t.same(fd.told.at(-1), 'resumed 3')
+  t.same(fd.reported.at(-1), 'resumed 3')
 })
 
 t.test(
@@ -189,7 +189,7 @@ t.test(
     fd.take()
 
     t.equal(fd.text, `${long}last\n`)
-    t.same(fd.told, [])
+    t.same(fd.reported, [])
   }
 )
 

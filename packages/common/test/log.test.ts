@@ -33,10 +33,10 @@ t.test('errors of the table are told by code, sentence and cause; only strangers
   log.warn({ err: new TunnelError('DRAINING') }, 'no')
   log.error({ err: new RangeError('oops') }, 'no')
 
-  const [known, plain, stranger] = lines.map(line => JSON.parse(line).err)
+  const [known, plain, untrusted] = lines.map(line => JSON.parse(line).err)
   t.same(known, { code: 'TARGET_REFUSED', message: 'connection refused: 10.0.0.1:80', cause: 'ECONNREFUSED' })
   t.same(plain, { code: 'DRAINING', message: 'draining' })
-  t.match(stranger, { type: 'RangeError', message: 'oops', stack: /log\.test/ })
+  t.match(untrusted, { type: 'RangeError', message: 'oops', stack: /log\.test/ })
 })
 
 t.test('keys, tokens and the like are never written', async t => {

@@ -13,13 +13,20 @@ function names(clock = new FakeClock()) {
     asked.push(name)
     return new Promise((resolve, reject) => (settle = { resolve, reject }))
   }
-  const told: string[] = []
+  const reported: string[] = []
   const resolve = remembering(inner, {
     clock,
-    onRemembered: (name, reason) => told.push(`${name}: ${reason}`)
+    onRemembered: (name, reason) => reported.push(`${name}: ${reason}`)
   })
   const fail = (code: string) => settle?.reject(Object.assign(new Error(code), { code }))
-  return { clock, asked, told, resolve, answer: (addresses: string[]) => settle?.resolve(addresses), fail }
+  return {
+    clock,
+    asked,
+    reported,
+    resolve,
+    answer: (addresses: string[]) => settle?.resolve(addresses),
+    fail
+  }
 }
 
 async function known({ resolve, answer }: ReturnType<typeof names>): Promise<void> {
@@ -37,10 +44,10 @@ t.test(
     const second = all.resolve('vpn.test', never())
     all.clock.tick(REMEMBER_AFTER_MS - 1)
     await new Promise(setImmediate)
-    t.same(all.told, [])
+    t.same(all.reported, [])
     all.clock.tick(1)
     t.same(await second, ['192.0.2.1'])
-    t.same(all.told, [`vpn.test: no nameserver answered within ${REMEMBER_AFTER_MS} ms`])
+    t.same(all.reported, [`vpn.test: no nameserver answered within ${REMEMBER_AFTER_MS} ms`])
 
     const third = all.resolve('vpn.test', never())
     t.equal(all.asked.length, 2, 'the question is still under way')
@@ -81,12 +88,12 @@ t.test('a nameserver that is slow, and then fails, is reported once, however man
   const late = all.resolve('vpn.test', never())
   all.fail('EAI_AGAIN')
   t.same(await late, ['192.0.2.1'])
-  t.same(all.told, [`vpn.test: no nameserver answered within ${REMEMBER_AFTER_MS} ms`])
+  t.same(all.reported, [`vpn.test: no nameserver answered within ${REMEMBER_AFTER_MS} ms`])
 
   const next = all.resolve('vpn.test', never())
   all.fail('EAI_AGAIN')
   await next
-  t.same(all.told.slice(1), ['vpn.test: EAI_AGAIN'], 'another question, another report')
+  t.same(all.reported.slice(1), ['vpn.test: EAI_AGAIN'], 'another question, another report')
   t.equal(all.clock.pending, 0)
 })
 
@@ -99,7 +106,7 @@ t.test('who leaves is told at once', async t => {
   await t.rejects(second, { message: 'left' })
   await t.rejects(all.resolve('vpn.test', controller.signal), { message: 'left' })
   t.equal(all.clock.pending, 0)
-  t.same(all.told, [])
+  t.same(all.reported, [])
 })
 
 t.test('no more than 256 names are remembered, the oldest goes', async t => {

@@ -201,8 +201,8 @@ t.test('a whole answer is not lost to the RST of a target that was told more', a
   stream.on('data', (chunk: Buffer) => void chunks.push(chunk))
   await closeOf(stream)
 
-  const heard = Buffer.concat(chunks).length
-  t.ok(heard === size || stream.errored, `${heard} bytes, or an error that says they are not all`)
+  const received = Buffer.concat(chunks).length
+  t.ok(received === size || stream.errored, `${received} bytes, or an error that says they are not all`)
 })
 
 t.test('no end is reported for what was refused, and an end once for what was opened', async t => {

@@ -94,9 +94,9 @@ for (const kind of ['tcp', 'tls', 'unix'] as const) {
 
     caller.end('from the caller')
     target.end('from the target')
-    const heard = await Promise.all([readAll(target), readAll(caller)])
+    const received = await Promise.all([readAll(target), readAll(caller)])
 
-    t.same(heard.map(String), ['from the caller', 'from the target'])
+    t.same(received.map(String), ['from the caller', 'from the target'])
     t.same(await end, {})
   })
 
@@ -150,15 +150,15 @@ t.test('tcp: somebody who destroys one side resets the other', async t => {
 t.test('tcp: a whole answer outlives the RST behind it', async t => {
   const { caller, far, target, end } = await joined(t, 'tcp')
   const size = 8 << 20
-  let heard = 0
-  caller.on('error', () => {}).on('data', chunk => (heard += (chunk as Buffer).length))
+  let received = 0
+  caller.on('error', () => {}).on('data', chunk => (received += (chunk as Buffer).length))
   target.end(Buffer.alloc(size, 7))
   await once(far, 'end')
 
   far.destroy(new Error('ECONNRESET'))
   await until(() => caller.closed || caller.readableEnded)
 
-  t.equal(heard, size)
+  t.equal(received, size)
   caller.destroy()
   t.match(await end, { error: { message: 'ECONNRESET' } })
 })
@@ -170,7 +170,7 @@ for (const kind of ['tcp', 'tls', 'unix'] as const) {
       const { caller, near, far, target, end } = await joined(t, kind)
       await fill(target, near, far)
       const said = far.bytesRead
-      let heard = 0
+      let received = 0
       let ending = ''
       caller
         .on('end', () => (ending = 'end'))
@@ -179,10 +179,10 @@ for (const kind of ['tcp', 'tls', 'unix'] as const) {
       far.destroy(new Error('broken on purpose'))
       await turns(20)
       t.notOk(near.destroyed, 'not before it is said')
-      caller.on('data', (chunk: Buffer) => (heard += chunk.length))
+      caller.on('data', (chunk: Buffer) => (received += chunk.length))
       await until(() => ending !== '')
 
-      t.equal(heard, said)
+      t.equal(received, said)
       t.equal(ending, kind === 'unix' ? 'end' : 'ECONNRESET')
       caller.destroy()
       t.match(await end, { error: { message: 'broken on purpose' } })
@@ -319,10 +319,10 @@ t.test('tcp: a reader that stops, stops its writer; the other direction goes on'
   write()
   await until(() => near.isPaused())
 
-  let heard = 0
-  caller.on('data', chunk => (heard += (chunk as Buffer).length))
+  let received = 0
+  caller.on('data', chunk => (received += (chunk as Buffer).length))
   target.write(Buffer.alloc(4 << 20))
-  await until(() => heard === 4 << 20)
+  await until(() => received === 4 << 20)
   t.ok(near.readableLength + far.writableLength < 1 << 20, 'little is kept in between')
   t.ok(near.bytesRead < KERNEL_KEEPS_BYTES, `${near.bytesRead} bytes were taken of a writer without end`)
 

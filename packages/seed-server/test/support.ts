@@ -78,17 +78,17 @@ export class FakeBundle extends EventEmitter implements Certificates {
 /** Two ends of one pipe in memory; half-close is kept. */
 export function duplexPair(): [Duplex, Duplex] {
   const ends: Duplex[] = []
-  const wake: (() => void)[] = [() => {}, () => {}]
+  const notify: (() => void)[] = [() => {}, () => {}]
   const make = (own: 0 | 1, other: 0 | 1): Duplex =>
     new Duplex({
       allowHalfOpen: true,
       read() {
-        const ready = wake[own]!
-        wake[own] = () => {}
+        const ready = notify[own]!
+        notify[own] = () => {}
         ready()
       },
       write(chunk: Buffer, _encoding, callback) {
-        wake[other] = callback
+        notify[other] = callback
         ends[other]!.push(chunk)
       },
       final(callback) {
@@ -140,7 +140,7 @@ export async function listenTcp(t: Teardown, onSocket: (socket: Socket) => void)
 export class Raw {
   readonly socket: Socket
   readonly reads: string[] = []
-  #wake = new EventEmitter()
+  #notify = new EventEmitter()
   ended = false
   closed = false
 
@@ -148,16 +148,16 @@ export class Raw {
     this.socket = socket
     socket.on('data', (chunk: Buffer) => {
       this.reads.push(chunk.toString('latin1'))
-      this.#wake.emit('news')
+      this.#notify.emit('news')
     })
     socket.on('error', () => {})
     socket.on('end', () => {
       this.ended = true
-      this.#wake.emit('news')
+      this.#notify.emit('news')
     })
     socket.on('close', () => {
       this.closed = true
-      this.#wake.emit('news')
+      this.#notify.emit('news')
     })
   }
 
@@ -173,7 +173,7 @@ export class Raw {
   async until(done: () => boolean): Promise<this> {
     while (!done()) {
       if (this.closed) throw new Error(`closed after ${JSON.stringify(this.text)}`)
-      await once(this.#wake, 'news')
+      await once(this.#notify, 'news')
     }
     return this
   }
@@ -183,7 +183,7 @@ export class Raw {
   }
 
   async untilClosed(): Promise<this> {
-    while (!this.closed) await once(this.#wake, 'news')
+    while (!this.closed) await once(this.#notify, 'news')
     return this
   }
 }

@@ -57,8 +57,11 @@ export async function streams(context: CheckContext): Promise<void> {
     })
 
     await report.check(number(3), `kubectl attach hears what its input comes back as, ${way}`, async () => {
-      const heard = await kubectl(context, ['attach', '-q', '-i', echo], { env, input: 'one\ntwo\nthree\n' })
-      expect(heard.toString() === 'one\ntwo\nthree\n', `heard ${JSON.stringify(heard.toString())}`)
+      const received = await kubectl(context, ['attach', '-q', '-i', echo], {
+        env,
+        input: 'one\ntwo\nthree\n'
+      })
+      expect(received.toString() === 'one\ntwo\nthree\n', `heard ${JSON.stringify(received.toString())}`)
     })
 
     await report.check(number(4), `kubectl port-forward carries 20 requests at once, ${way}`, async () => {

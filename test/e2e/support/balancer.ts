@@ -76,10 +76,10 @@ ${servers(() => '')}
 
 /** Ends every connection of the tunnel, as a load balancer that restarts does. */
 export async function killConnections(controlSocket: string, backends: readonly Backend[]): Promise<void> {
-  for (const { name } of backends) await tell(controlSocket, `shutdown sessions server tunnel/${name}`)
+  for (const { name } of backends) await sendCommand(controlSocket, `shutdown sessions server tunnel/${name}`)
 }
 
-async function tell(controlSocket: string, command: string): Promise<void> {
+async function sendCommand(controlSocket: string, command: string): Promise<void> {
   let answer = ''
   const socket = connect(controlSocket)
   socket.setEncoding('utf8').on('data', (part: string) => (answer += part))

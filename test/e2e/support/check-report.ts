@@ -37,9 +37,9 @@ export class Report {
     const begun = performance.now()
     const took = (): string => `${((performance.now() - begun) / 1000).toFixed(1)} s`
     try {
-      const note = await body()
+      const remark = await body()
       this.#passed++
-      this.say(`ok     ${number.padEnd(5)} ${sentence} (${took()}${note ? `; ${note}` : ''})`)
+      this.say(`ok     ${number.padEnd(5)} ${sentence} (${took()}${remark ? `; ${remark}` : ''})`)
     } catch (error) {
       this.#failed.push(`${this.#prefix} ${number}`)
       this.say(`FAILED ${number.padEnd(5)} ${sentence} (${took()})`)

@@ -1,5 +1,5 @@
 /**
- * The admin door of both programs: `/livez`, `/readyz`, `/metrics` over plain HTTP, only to be read. Knows nothing
+ * The admin listener of both programs: `/livez`, `/readyz`, `/metrics` over plain HTTP, only to be read. Knows nothing
  * of what it reports; readiness and metrics come in as functions. Kubernetes probes are its first readers.
  */
 import type { Socket } from 'node:net'
@@ -84,7 +84,7 @@ export async function createAdmin(options: AdminOptions): Promise<Admin> {
   app.addHook('onRequest', async (request, reply) => {
     reply.raw.once('close', connections.begin(request.raw.socket))
     void reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
-    return refuseStrangers(request, reply, allowedHosts) ?? refuseWriters(request, reply)
+    return refuseUnknownHosts(request, reply, allowedHosts) ?? refuseWriters(request, reply)
   })
   app.get('/', (_, reply) => reply.type('text/html; charset=utf-8').send(index(program)))
   app.get('/livez', async (request, reply) =>
@@ -129,7 +129,7 @@ function everywhere(): string {
   return hasIpv6 ? '::' : '0.0.0.0'
 }
 
-function refuseStrangers(
+function refuseUnknownHosts(
   { headers: { host } }: FastifyRequest,
   reply: FastifyReply,
   allowed: readonly string[]

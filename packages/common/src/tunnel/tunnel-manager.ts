@@ -241,8 +241,6 @@ export class TunnelManager {
     if (this.#stop.signal.aborted && this.#endpoints.size === 0) this.#over()
   }
 
-  // Doors.
-
   async #run(state: EndpointState): Promise<void> {
     const { signal } = this.#stop
     while (!signal.aborted && !isForgotten(state)) {

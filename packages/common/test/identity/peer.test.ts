@@ -46,10 +46,10 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
 
   t.test(`over ${version} every bad certificate is refused with its reason`, async t => {
     const past = makeAuthority('Our CA', { now: new Date(Date.now() - 9 * DAY_MS) })
-    const strangers = makeAuthority('Strangers CA')
+    const untrusted = makeAuthority('Strangers CA')
     const expired = ours.issue({ commonName: 'old', validityDays: 1, now: new Date('2026-01-01T00:00:00Z') })
     const early = ours.issue({ commonName: 'early', now: new Date(Date.now() + 5 * DAY_MS) })
-    const authority = { cert: strangers.cert, key: strangers.key }
+    const authority = { cert: untrusted.cert, key: untrusted.key }
     const self = selfSigned(t)
     const table: [name: string, pair: Partial<Pair>, reason: RegExp][] = [
       ['none', {}, /: no client certificate was presented$/],
@@ -60,8 +60,8 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
         /: certificate of "early" is not valid before \d{4}-\d\d-\d\dT[\d:]+Z; check the clocks$/
       ],
       [
-        'of strangers',
-        strangers.issue(),
+        'of untrusted',
+        untrusted.issue(),
         /: certificate of "leaf" is signed by an unknown authority, "Strangers CA"; expected one of: "Our CA"$/
       ],
       [
@@ -131,7 +131,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
     const expired = ours.issue({ commonName: 'old', validityDays: 1, now: new Date('2026-01-01T00:00:00Z') })
     const table: [name: string, pair: Partial<Pair>][] = [
       ['without a certificate', {}],
-      ['of strangers', makeAuthority('Strangers CA').issue()],
+      ['of untrusted', makeAuthority('Strangers CA').issue()],
       ['expired', expired],
       ['for servers only', ours.issue({ usages: ['serverAuth'] })]
     ]

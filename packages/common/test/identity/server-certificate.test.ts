@@ -89,7 +89,7 @@ async function create(t: Test, first: Pair, options: Partial<AdmittedOptions> = 
     received,
     /** What the server shows from now on. */
     show: (pair: Pair) => server.setSecureContext(pair),
-    /** One more connection for the link, as a keeper makes it. Resolves to how long it may live. */
+    /** One more connection for the link, as a tunnel manager makes it. Resolves to how long it may live. */
     async reach(): Promise<number> {
       const { websocket, socket, secured } = await connect(
         { url: 'wss://localhost', address },

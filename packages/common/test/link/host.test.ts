@@ -102,14 +102,14 @@ t.test('a resume goes on where both sides are, over any path', async t => {
   for (const words of ['a', 'b', 'c']) link.send(Buffer.from(words))
   first.receive(Buffer.from('x'))
   first.lose()
-  const elsewhere = { ...DEMO, address: '203.0.113.9' }
+  const fromOtherAddress = { ...DEMO, address: '203.0.113.9' }
 
-  const second = say(hello({ resume: { id, received: 1 } }), elsewhere)
+  const second = say(hello({ resume: { id, received: 1 } }), fromOtherAddress)
 
   t.match(welcomeOf(second), { id, resumed: true, received: 1, sendsFrom: 1 })
   t.same(second.said, ['b', 'c'])
   t.equal(link.state, 'up')
-  t.same(resumed, [elsewhere])
+  t.same(resumed, [fromOtherAddress])
   t.equal(links.length, 1)
 })
 

@@ -186,8 +186,8 @@ t.test('whatever is encoded is decoded to the same', async () => {
   )
   fc.assert(
     fc.property(hello, said => {
-      const heard = decodeHello(encodeHello(said))
-      return JSON.stringify(sorted(heard)) === JSON.stringify(sorted(said))
+      const got = decodeHello(encodeHello(said))
+      return JSON.stringify(sorted(got)) === JSON.stringify(sorted(said))
     })
   )
   const welcomes = fc.record({
@@ -201,8 +201,8 @@ t.test('whatever is encoded is decoded to the same', async () => {
   })
   fc.assert(
     fc.property(welcomes, said => {
-      const heard = decodeAnswer(encodeWelcome(said))
-      return 'welcome' in heard && JSON.stringify(sorted(heard.welcome)) === JSON.stringify(sorted(said))
+      const got = decodeAnswer(encodeWelcome(said))
+      return 'welcome' in got && JSON.stringify(sorted(got.welcome)) === JSON.stringify(sorted(said))
     })
   )
   fc.assert(fc.property(count, value => decodeNumber(encodeNumber(linkType.PING, value)) === value))

@@ -150,11 +150,11 @@ t.test(
       fc.property(fc.array(step, { maxLength: 200, size: 'large' }), steps => {
         const queue = new ReceiveQueue()
         const said: Buffer[] = []
-        const heard: Buffer[] = []
+        const received: Buffer[] = []
         for (const step of steps) {
           if (step === 'shift') {
             const chunk = queue.shift()
-            if (chunk) heard.push(chunk)
+            if (chunk) received.push(chunk)
           } else {
             const chunk = Buffer.allocUnsafeSlow(step.bytes * step.part).subarray(0, step.bytes)
             chunk.fill(counter++ % 251)
@@ -167,7 +167,8 @@ t.test(
         // The last chunk's block, or its pool.
         const slack = 16 << 10
         return (
-          pinned(rest) <= 4 * held + slack && Buffer.concat([...heard, ...rest]).equals(Buffer.concat(said))
+          pinned(rest) <= 4 * held + slack &&
+          Buffer.concat([...received, ...rest]).equals(Buffer.concat(said))
         )
       }),
       { numRuns: 300 }

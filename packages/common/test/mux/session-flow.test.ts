@@ -203,14 +203,14 @@ t.test(
             } else if (act === 'turn') await turns(1 + (bytes % 3))
           }
           for (const { ends } of streams) for (const end of [ends.caller, ends.target]) end.resume().end()
-          for (const { ends, said, heard, destroyed } of streams) {
+          for (const { ends, said, got, destroyed } of streams) {
             const errors = await Promise.all([closeOf(ends.caller), closeOf(ends.target)])
             if (destroyed.yes) continue
             if (errors.some(error => error))
               throw new Error(`a stream broke: ${String(errors.find(error => error))}`)
-            if (said.caller.digest('hex') !== heard.target.digest('hex'))
+            if (said.caller.digest('hex') !== got.target.digest('hex'))
               throw new Error('caller to target differs')
-            if (said.target.digest('hex') !== heard.caller.digest('hex'))
+            if (said.target.digest('hex') !== got.caller.digest('hex'))
               throw new Error('target to caller differs')
           }
           await until(() => pair.near.streamCount + pair.far.streamCount === 0)
@@ -227,9 +227,9 @@ t.test(
 function watched(ends: { caller: Duplex; target: Duplex }) {
   const sums = () => ({ caller: createHash('sha256'), target: createHash('sha256') })
   const said = sums()
-  const heard = sums()
+  const got = sums()
   for (const side of ['caller', 'target'] as const) {
-    ends[side].on('data', (chunk: Buffer) => heard[side].update(chunk))
+    ends[side].on('data', (chunk: Buffer) => got[side].update(chunk))
   }
-  return { ends, said, heard, destroyed: { yes: false } }
+  return { ends, said, got, destroyed: { yes: false } }
 }

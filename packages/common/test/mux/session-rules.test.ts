@@ -96,10 +96,10 @@ for (const [what, side, frames, rule] of broken) {
     await peer.expect('HELLO')
 
     peer.say(...frames)
-    const heard = await peer.closed()
+    const received = await peer.closed()
 
-    t.equal(heard.code, 'PROTOCOL_ERROR')
-    t.match(heard.detail, rule)
+    t.equal(received.code, 'PROTOCOL_ERROR')
+    t.match(received.detail, rule)
     t.match(await closed, { code: 'PROTOCOL_ERROR', detail: rule })
     t.equal(session.state, 'closed')
     t.equal(session.streamCount, 0)

@@ -293,10 +293,10 @@ t.test(
   'drain without streams is idle at once, also after the peer has said goodbye first, also twice',
   async t => {
     const pair = sessionPair(t)
-    const heard = once(pair.near, 'goaway')
+    const received = once(pair.near, 'goaway')
     pair.far.drain()
     await once(pair.far, 'idle')
-    await heard
+    await received
 
     const idle = once(pair.near, 'idle')
     pair.near.drain()

@@ -61,13 +61,13 @@ t.test(
   'nobody starves: however the others come and go, whoever waits speaks within a bounded time',
   async () => {
     const FRAME = 65_536
-    const arrivals = fc.array(fc.record({ name: fc.nat(30), bytes: fc.integer({ min: 1, max: 200_000 }) }), {
+    const additions = fc.array(fc.record({ name: fc.nat(30), bytes: fc.integer({ min: 1, max: 200_000 }) }), {
       minLength: 200,
       maxLength: 600
     })
 
     fc.assert(
-      fc.property(arrivals, stream => {
+      fc.property(additions, stream => {
         const scheduler = new StreamScheduler<number>()
         const WATCHED = 1000
         scheduler.add(WATCHED, 1_000_000)

@@ -14,9 +14,9 @@ import { closeOf, POD, readAll, sessionAndPeer, sessionPair, turns, until } from
 import { dialContext } from '../support/dial-context.js'
 
 function events(stream: Duplex): string[] {
-  const heard: string[] = []
-  for (const event of ['end', 'finish', 'error', 'close']) stream.on(event, () => void heard.push(event))
-  return heard
+  const got: string[] = []
+  for (const event of ['end', 'finish', 'error', 'close']) stream.on(event, () => void got.push(event))
+  return got
 }
 
 t.test('half-close either way round: the other direction goes on, and both close in order', async t => {
@@ -25,7 +25,7 @@ t.test('half-close either way round: the other direction goes on, and both close
     const ends = await pair.stream()
     const one = ends[first]
     const two = first === 'caller' ? ends.target : ends.caller
-    const heard = [events(one), events(two)]
+    const got = [events(one), events(two)]
 
     one.end('question')
     t.equal((await readAll(two)).toString(), 'question')
@@ -37,7 +37,7 @@ t.test('half-close either way round: the other direction goes on, and both close
     t.equal((await readAll(one)).toString(), 'answer')
     await Promise.all([closeOf(one), closeOf(two)])
 
-    t.same(heard, [
+    t.same(got, [
       ['finish', 'end', 'close'],
       ['end', 'finish', 'close']
     ])
@@ -62,8 +62,8 @@ t.test('the memory of a chunk is used again when all of it was sent, and not bef
   t.not(meanwhile.buffer, buffer, 'a third of it still waits for credit')
   caller.end(meanwhile)
 
-  const heard = (await readAll(target)).toString()
-  t.ok(heard === 'a'.repeat(100_000) + 'b'.repeat(100_000))
+  const got = (await readAll(target)).toString()
+  t.ok(got === 'a'.repeat(100_000) + 'b'.repeat(100_000))
   const again = Array.from({ length: 40 }, () => allocMessage(100_000))
   t.ok(again.some(message => message.buffer === buffer))
 })
@@ -142,13 +142,13 @@ t.test('destroy with a foreign error: the other side hears who broke', async t =
 
 t.test('destroy without an error: no error here, CLOSED there', async t => {
   const { caller, target } = await sessionPair(t).stream()
-  const heard = events(caller)
+  const got = events(caller)
 
   caller.destroy()
   caller.destroy()
 
   t.match(await closeOf(target), { code: 'CLOSED' })
-  t.same(heard, ['close'])
+  t.same(got, ['close'])
 })
 
 t.test('destroy calls back every write that waits, once, with an error', async t => {
@@ -198,11 +198,11 @@ t.test('writes after a RESET that waits for the reader go nowhere', async t => {
 
   stream.write('to nobody')
   await peer.settled()
-  const heard: Buffer[] = []
-  stream.on('data', chunk => heard.push(chunk))
+  const got: Buffer[] = []
+  stream.on('data', chunk => got.push(chunk))
 
   t.match(await closeOf(stream), { code: 'TARGET_RESET' })
-  t.equal(Buffer.concat(heard).toString(), 'whole answer')
+  t.equal(Buffer.concat(got).toString(), 'whole answer')
   t.notOk(peer.frames.some(frame => frame.type === 'DATA' || frame.type === 'END' || frame.type === 'RESET'))
   t.equal(session.promisedBytes, 0)
 })
@@ -233,27 +233,27 @@ async function brokenOff(
 }
 
 t.test('what a target said before its RESET is read first, however it is read', async t => {
-  const readers: Record<string, (stream: Duplex, heard: (chunk: Buffer) => void) => void> = {
-    flowing: (stream, heard) => stream.on('data', heard),
-    paused: (stream, heard) => {
-      stream.pause().on('data', heard)
+  const readers: Record<string, (stream: Duplex, got: (chunk: Buffer) => void) => void> = {
+    flowing: (stream, got) => stream.on('data', got),
+    paused: (stream, got) => {
+      stream.pause().on('data', got)
       void turns(20).then(() => stream.resume())
     },
-    'in parts': (stream, heard) =>
+    'in parts': (stream, got) =>
       stream.on('readable', () => {
-        for (let part; (part = stream.read(3) ?? stream.read()) !== null;) heard(part)
+        for (let part; (part = stream.read(3) ?? stream.read()) !== null;) got(part)
       })
   }
   for (const [how, read] of Object.entries(readers)) {
     const { stream, session } = await brokenOff(t, 'half an answer')
     t.equal(session.streamCount, 0)
-    const heard: Buffer[] = []
+    const got: Buffer[] = []
     stream.on('end', () => t.fail('half an answer looks whole'))
 
-    read(stream, chunk => heard.push(chunk))
+    read(stream, chunk => got.push(chunk))
 
     t.match(await closeOf(stream), { code: 'TARGET_RESET' })
-    t.equal(Buffer.concat(heard).toString(), 'half an answer', how)
+    t.equal(Buffer.concat(got).toString(), 'half an answer', how)
     t.equal(session.promisedBytes, 0)
   }
 })
@@ -286,8 +286,8 @@ t.test('a target that breaks is reset behind all that was written, when there is
   await peer.settled()
   t.match(await peer.expectKeeping('RESET'), { code: 20, text: 'gone' })
 
-  const heard = peer.frames.map(frame => frame.data as string).join('')
-  t.equal(heard, words.toString('hex'), 'all, and no END')
+  const got = peer.frames.map(frame => frame.data as string).join('')
+  t.equal(got, words.toString('hex'), 'all, and no END')
   t.match(await closeOf(stream), { code: 'TARGET_RESET' })
   t.equal(session.streamCount, 0)
 })
@@ -337,11 +337,11 @@ t.test('a link lost after END still lets the reader finish', async t => {
   await turns()
 
   pair.nearCarrier.cut()
-  const heard: Buffer[] = []
-  caller.on('data', chunk => heard.push(chunk))
+  const got: Buffer[] = []
+  caller.on('data', chunk => got.push(chunk))
 
   t.match(await closeOf(caller), { code: 'LINK_LOST' })
-  t.equal(Buffer.concat(heard).length, 300_000)
+  t.equal(Buffer.concat(got).length, 300_000)
 })
 
 t.test('what a write callback does to other streams harms no message', async t => {
@@ -350,7 +350,7 @@ t.test('what a write callback does to other streams harms no message', async t =
   for (let count = 0; count < 5; count++) streams.push(await pair.stream())
   const [a, b, c, d, e] = streams.map(({ caller }) => caller) as [Duplex, Duplex, Duplex, Duplex, Duplex]
   const big = (): Buffer => Buffer.alloc(300_000, 1)
-  const heard = streams.map(({ target }) => readAll(target).catch((error: unknown) => error))
+  const got = streams.map(({ target }) => readAll(target).catch((error: unknown) => error))
 
   a.write(big(), () => {
     b.destroy()
@@ -364,7 +364,7 @@ t.test('what a write callback does to other streams harms no message', async t =
   c.write('last words')
   d.write('first ')
   e.write(big())
-  const [atA, atB, atC, atD, atE] = await Promise.all(heard)
+  const [atA, atB, atC, atD, atE] = await Promise.all(got)
 
   t.equal((atA as Buffer).length, 300_000)
   t.match(atB, { code: 'CLOSED' })
@@ -412,13 +412,13 @@ t.test('a direction that stands still does not stop the other one of the same st
     const other = ends[stalledEnd === 'caller' ? 'target' : 'caller']
     other.write(Buffer.alloc(4 << 20))
     await turns(50)
-    let heard = 0
-    other.on('data', (chunk: Buffer) => (heard += chunk.length))
+    let got = 0
+    other.on('data', (chunk: Buffer) => (got += chunk.length))
 
     Readable.from(chunks(8 << 20)).pipe(quiet, { end: false })
-    await until(() => heard === 8 << 20)
+    await until(() => got === 8 << 20)
 
-    t.equal(heard, 8 << 20)
+    t.equal(got, 8 << 20)
   }
 })
 
@@ -492,15 +492,15 @@ t.test('pipeline through a stream and back resolves, and rejects with the reset'
   const pair = sessionPair(t)
   const good = await pair.stream()
   void pipeline(good.target, new PassThrough(), good.target)
-  let heard = 0
+  let got = 0
   const sink = new Writable({
     write(chunk: Buffer, _encoding, done) {
-      heard += chunk.length
+      got += chunk.length
       done()
     }
   })
   await pipeline(Readable.from(chunks(1 << 20)), good.caller, sink)
-  t.equal(heard, 1 << 20)
+  t.equal(got, 1 << 20)
 
   const bad = await pair.stream()
   const broken = pipeline(bad.caller, new PassThrough().resume())

@@ -54,7 +54,7 @@ t.test('special ranges and all their embeddedForms are denied, at their edges to
       t.equal(denied({ allow: ['0.0.0.0/0', '::/0'] }, address), sentence, `${address} under allow-all`)
     }
   }
-  const disguised = [
+  const embedded = [
     '::127.0.0.1',
     '::ffff:0:127.0.0.1',
     '64:ff9b::7f00:1',
@@ -75,7 +75,7 @@ t.test('special ranges and all their embeddedForms are denied, at their edges to
     'fd00::200:5efe:7f00:1',
     '2002:a83f:8110::1'
   ]
-  for (const address of disguised) t.notOk(allowed({ allow: ['0.0.0.0/0', '::/0'] }, address), address)
+  for (const address of embedded) t.notOk(allowed({ allow: ['0.0.0.0/0', '::/0'] }, address), address)
   for (const address of [
     '126.255.255.255',
     '128.0.0.0',

@@ -19,7 +19,7 @@ export type DnsServer = {
   /** `name A`, `name AAAA`, as they came; over TCP with ` tcp` behind. */
   asked: string[]
   /** Resolves when the question has come. */
-  heard(question: string): Promise<void>
+  waitFor(question: string): Promise<void>
 }
 
 const RCODES = { NXDOMAIN: 3, SERVFAIL: 2, REFUSED: 5 }
@@ -61,10 +61,10 @@ export async function dnsServer(t: Test, zone: Zone): Promise<DnsServer> {
     })
   })
   const { port } = udp.address()
-  const heard = async (question: string): Promise<void> => {
+  const waitFor = async (question: string): Promise<void> => {
     while (!asked.includes(question)) await once(udp, 'asked')
   }
-  return { port, nameserver: `127.0.0.1:${port}`, asked, heard }
+  return { port, nameserver: `127.0.0.1:${port}`, asked, waitFor }
 }
 
 /** One number for both; the kernel gives out a UDP port that may be taken for TCP. */

@@ -115,17 +115,17 @@ export class RawPeer extends EventEmitter<{ frame: [NaiveFrame]; close: [TunnelE
         return frame
       }
       if (this.closedWith) throw this.closedWith
-      await this.#heard('frame')
+      await this.#received('frame')
     }
   }
 
   async closed(): Promise<TunnelError> {
-    if (!this.closedWith) await this.#heard('close')
+    if (!this.closedWith) await this.#received('close')
     return this.closedWith!
   }
 
   /** The next frame, or the close of the carrier. */
-  async #heard(event: 'frame' | 'close'): Promise<void> {
+  async #received(event: 'frame' | 'close'): Promise<void> {
     const late = new AbortController()
     const timer = setTimeout(() => late.abort(new Error(`no ${event} in ${PATIENCE_MS} ms`)), PATIENCE_MS)
     const closed = event === 'frame' ? [once(this, 'close', { signal: late.signal })] : []
@@ -150,7 +150,7 @@ export class RawPeer extends EventEmitter<{ frame: [NaiveFrame]; close: [TunnelE
       const frame = this.frames.shift()
       if (!frame) {
         if (this.closedWith) throw this.closedWith
-        await this.#heard('frame')
+        await this.#received('frame')
         continue
       }
       if (frame.type === type) {

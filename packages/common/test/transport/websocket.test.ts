@@ -145,7 +145,7 @@ t.test('every close code arrives with its detail, from either side', async t => 
 })
 
 t.test('a reason is cut to 123 bytes at a character boundary', async t => {
-  for (const [said, heard] of [
+  for (const [said, received] of [
     ['x'.repeat(123), 'x'.repeat(123)],
     ['x'.repeat(124), 'x'.repeat(123)],
     ['ü'.repeat(62), 'ü'.repeat(61)],
@@ -157,7 +157,7 @@ t.test('a reason is cut to 123 bytes at a character boundary', async t => {
     client.carrier.close('DRAINING', said)
     await until(() => server.closes.length === 1)
 
-    t.equal(server.closes[0]!.detail, heard)
+    t.equal(server.closes[0]!.detail, received)
   }
 })
 
@@ -380,16 +380,16 @@ t.test('a flood of tiny messages does not hold up another connection', async t =
 
 t.test('half a message is a sign of life, said before the message is heard', async t => {
   const { socket, server } = await rawClient(t)
-  const heard: string[] = []
-  server.carrier.on('bytes', () => heard.push('bytes'))
-  server.carrier.on('message', () => heard.push('message'))
+  const received: string[] = []
+  server.carrier.on('bytes', () => received.push('bytes'))
+  server.carrier.on('message', () => received.push('message'))
 
   socket.write(Buffer.from([0x82, 0x84, 0, 0, 0, 0, 1]))
-  await until(() => heard.length === 1)
+  await until(() => received.length === 1)
   socket.write(Buffer.from([2, 3, 4]))
-  await until(() => heard.length === 3)
+  await until(() => received.length === 3)
 
-  t.same(heard, ['bytes', 'bytes', 'message'])
+  t.same(received, ['bytes', 'bytes', 'message'])
 })
 
 t.test('tiny messages that do not leave count for what they keep alive', async t => {

@@ -1,4 +1,4 @@
-/** The admin door of seed-server: what both programs serve, with a server's idea of being ready. */
+/** The admin listener of seed-server, with the rules for when a server is ready. */
 import {
   type Admin,
   type AdminOptions,

@@ -134,7 +134,7 @@ t.test('a certificate that others issued is mapped to its cluster', async t => {
 
 t.test('who may not come in is told why, before anything it sends is looked at', async t => {
   const { acceptor, connections, refused, leaf, tls } = await open(t)
-  const stranger = new Pki('other ca').leaf({ commonName: 'mallory', uris: ['tendril://client/demo'] })
+  const untrusted = new Pki('other ca').leaf({ commonName: 'mallory', uris: ['tendril://client/demo'] })
   const day = 86_400_000
   const cases: [name: string, own: object, status: RegExp, code: ErrorCode][] = [
     [
@@ -143,7 +143,7 @@ t.test('who may not come in is told why, before anything it sends is looked at',
       /^HTTP\/1\.1 401 client not identified: no client certificate/,
       'CLIENT_NOT_IDENTIFIED'
     ],
-    ['a foreign authority', stranger, /^HTTP\/1\.1 401 .*unknown authority/, 'CLIENT_NOT_IDENTIFIED'],
+    ['a foreign authority', untrusted, /^HTTP\/1\.1 401 .*unknown authority/, 'CLIENT_NOT_IDENTIFIED'],
     [
       'expired',
       leaf({ uris: ['tendril://client/demo'], now: new Date(Date.now() - 30 * day), validityDays: 1 }),
@@ -479,8 +479,8 @@ t.test('a client that is told why hears it behind all that was on its way, thoug
   const { acceptor, connections, tls } = await open(t)
   const websocket = dial(t, tls)
   await once(websocket, 'open')
-  let heard = 0
-  websocket.on('message', data => (heard += (data as Buffer).length))
+  let received = 0
+  websocket.on('message', data => (received += (data as Buffer).length))
   const [connection] = connections
 
   for (let count = 0; count < 16; count++) connection?.websocket.send(Buffer.alloc(1 << 20))
@@ -488,7 +488,7 @@ t.test('a client that is told why hears it behind all that was on its way, thoug
   const closed = acceptor.close()
 
   t.match(await once(websocket, 'close'), [4034])
-  t.equal(heard, 16 << 20)
+  t.equal(received, 16 << 20)
   await closed
 })
 

@@ -73,11 +73,11 @@ t.test('when the time is over the reason of the dial itself counts, if it has on
   ]
   for (const [own, wanted] of table) {
     const clock = new FakeClock()
-    let told: unknown
+    let reported: unknown
     const dial: Dial = (_, { signal }) =>
       new Promise((_resolve, reject) => {
         signal.addEventListener('abort', () => {
-          told = signal.reason
+          reported = signal.reason
           reject(own)
         })
       })
@@ -85,7 +85,7 @@ t.test('when the time is over the reason of the dial itself counts, if it has on
     clock.tick(DIAL_TIMEOUT_MS)
 
     await t.rejects(pending, wanted)
-    t.match(told, { code: 'DIAL_TIMEOUT' })
+    t.match(reported, { code: 'DIAL_TIMEOUT' })
   }
 })
 

@@ -29,13 +29,13 @@ async function halfAnswered(t: Test, secure: boolean) {
   t.teardown(() => caller.destroy())
   const ending = endingOf(caller)
   await once(caller, secure ? 'secureConnect' : 'connect')
-  let heard = ''
-  caller.on('data', (chunk: Buffer) => (heard += chunk.toString()))
+  let received = ''
+  caller.on('data', (chunk: Buffer) => (received += chunk.toString()))
   caller.write('CONNECT 10.0.0.5:80 HTTP/1.1\r\nHost: 10.0.0.5:80\r\n\r\n')
   await once(caller, 'data')
   far.on('error', () => {}).write('half an answer')
   await once(caller, 'data')
-  return { front, far: far, ending, heard: () => heard.split('\r\n\r\n')[1] }
+  return { front, far: far, ending, received: () => received.split('\r\n\r\n')[1] }
 }
 
 /** Whether the connection ended in order. In TLS a FIN without close_notify is an end to Node, and to Go. */
@@ -49,12 +49,12 @@ function endingOf(caller: Socket): Promise<string> {
 for (const secure of [true, false]) {
   for (const code of ['TARGET_RESET', 'LINK_LOST'] as const) {
     t.test(`${secure ? 'TLS' : 'plain'}: ${code} is no end`, async t => {
-      const { far, ending, heard } = await halfAnswered(t, secure)
+      const { far, ending, received } = await halfAnswered(t, secure)
 
       far.destroy(new TunnelError(code))
 
       t.equal(await ending, 'ECONNRESET')
-      t.equal(heard(), 'half an answer')
+      t.equal(received(), 'half an answer')
     })
   }
 

@@ -241,7 +241,7 @@ t.test('a target that breaks off resets the caller, and the other way round', as
 
 t.test('who cannot be let in is told why, before anything it sends is looked at', async t => {
   const { pki, tls, front } = await openTls(t, { dial: () => () => t.fail('dialled') as never })
-  const stranger = new Pki('other ca').leaf({ commonName: 'mallory' })
+  const untrusted = new Pki('other ca').leaf({ commonName: 'mallory' })
   const day = 86_400_000
   const cases: [name: string, own: object, status: RegExp][] = [
     [
@@ -249,7 +249,7 @@ t.test('who cannot be let in is told why, before anything it sends is looked at'
       { cert: undefined, key: undefined },
       /^HTTP\/1\.1 407 caller not identified: no client certificate was presented\r\n/
     ],
-    ['a foreign authority', stranger, /^HTTP\/1\.1 407 .*"mallory" is signed by an unknown authority/],
+    ['a foreign authority', untrusted, /^HTTP\/1\.1 407 .*"mallory" is signed by an unknown authority/],
     [
       'expired',
       pki.leaf({ now: new Date(Date.now() - 30 * day), validityDays: 1 }),

@@ -93,7 +93,7 @@ export class FakeApi {
     if (!lease) return
     this.leases.delete(name)
     this.#version++
-    this.#tell('DELETED', lease)
+    this.#sendEvent('DELETED', lease)
   }
 
   /** Resolves when `fact` holds, looked at after each request and change. */
@@ -105,17 +105,17 @@ export class FakeApi {
     const known = this.leases.has(lease.metadata.name)
     lease.metadata.resourceVersion = String(++this.#version)
     this.leases.set(lease.metadata.name, lease)
-    this.#tell(known ? 'MODIFIED' : 'ADDED', lease)
+    this.#sendEvent(known ? 'MODIFIED' : 'ADDED', lease)
     return lease
   }
 
-  #tell(type: string, object: StoredLease): void {
+  #sendEvent(type: string, object: StoredLease): void {
     for (const watch of this.#watches) watch.write(`${JSON.stringify({ type, object })}\n`)
-    this.#wake()
+    this.#notify()
   }
 
-  #wake(): void {
-    for (const wake of this.news.splice(0)) wake()
+  #notify(): void {
+    for (const notify of this.news.splice(0)) notify()
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -126,7 +126,7 @@ export class FakeApi {
     const body = await read(request)
     const answer = (status: number, value: object): void => {
       response.writeHead(status, { 'Content-Type': 'application/json' }).end(JSON.stringify(value))
-      this.#wake()
+      this.#notify()
     }
     const no = (code: number): void => answer(code, { kind: 'Status', code })
     if (request.headers.authorization !== 'Bearer secret') return no(401)
@@ -142,9 +142,9 @@ export class FakeApi {
           this.#watches.add(response)
           response.on('close', () => {
             this.#watches.delete(response)
-            this.#wake()
+            this.#notify()
           })
-          return this.#wake()
+          return this.#notify()
         }
         const [key = '', value] = (searchParams.get('labelSelector') ?? '').split('=')
         const items = [...this.leases.values()].filter(({ metadata }) => metadata.labels?.[key] === value)

@@ -5,7 +5,7 @@ import { FakeClock } from '@tendril/common/test/support/fake-clock'
 import { silent } from '../support.js'
 import { FakeApi } from './fake-api.js'
 
-/** A source under test: what it told last, and a way to wait for it. */
+/** A source under test: what it announced last, and a way to wait for it. */
 function source(t: Test, api: FakeApi, options: Partial<LeaseSourceOptions> = {}) {
   const leases = leaseSource({
     namespace: 'seed',
@@ -16,22 +16,22 @@ function source(t: Test, api: FakeApi, options: Partial<LeaseSourceOptions> = {}
     log: silent,
     ...options
   })
-  const told: string[] = []
-  const wakes: (() => void)[] = []
+  const announced: string[] = []
+  const waiting: (() => void)[] = []
   t.teardown(() => leases.stop())
   let onFailed = (): void => {}
   const failed = new Promise<void>(resolve => (onFailed = resolve))
   leases.start(
     addresses => {
-      told.push(addresses.join(' '))
-      for (const wake of wakes.splice(0)) wake()
+      announced.push(addresses.join(' '))
+      for (const notify of waiting.splice(0)) notify()
     },
     () => onFailed()
   )
   const until = async (wanted: string): Promise<void> => {
-    while (told.at(-1) !== wanted) await new Promise<void>(resolve => wakes.push(resolve))
+    while (announced.at(-1) !== wanted) await new Promise<void>(resolve => waiting.push(resolve))
   }
-  return { leases, told, until, failed }
+  return { leases, announced, until, failed }
 }
 
 t.test('its own lease says who and where, is renewed, and deleted when it leaves', async t => {
@@ -57,11 +57,11 @@ t.test('its own lease says who and where, is renewed, and deleted when it leaves
   t.equal(api.requests.filter(request => request.startsWith('PUT')).length, 1)
 })
 
-t.test('others of the same label are told as they come, move and go', async t => {
+t.test('others of the same label are announced as they come, move and go', async t => {
   const api = await FakeApi.start(t)
   api.put('tendril-b', '10.0.0.2:8443')
   api.put('tendril-x', '10.0.0.9:8443', 'group=other')
-  const { until, told } = source(t, api)
+  const { until, announced } = source(t, api)
 
   await until('10.0.0.2:8443')
   await api.until(() => api.watches === 1)
@@ -72,7 +72,7 @@ t.test('others of the same label are told as they come, move and go', async t =>
   api.delete('tendril-c')
   await until('10.0.0.4:8443')
 
-  t.equal(told.length, 4, 'nothing is told twice')
+  t.equal(announced.length, 4, 'nothing is announced twice')
 })
 
 t.test('a watch that ends is begun anew, and nothing is missed', async t => {
@@ -137,9 +137,9 @@ t.test('an API that is away at the start is waited for', async t => {
   const { port } = gone
   const kubeconfig = gone.kubeconfig(t)
   await gone.stop()
-  const { until, told, failed } = source(t, gone, { kubeconfig })
+  const { until, announced, failed } = source(t, gone, { kubeconfig })
   await failed
-  t.same(told, [])
+  t.same(announced, [])
 
   const api = await FakeApi.start(t, port)
   api.put('tendril-b', '10.0.0.2:8443')

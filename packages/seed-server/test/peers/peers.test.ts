@@ -20,9 +20,9 @@ type PeerServer = {
   peers: Peers
   host: LinkHost<{ key: string; sibling?: boolean }>
   /** What the source says, or that it cannot say anything. */
-  tell: (addresses: readonly string[]) => void
+  onAddresses: (addresses: readonly string[]) => void
   sourceFails: () => void
-  told: string[]
+  announced: string[]
   left: boolean
   /** Attempts to reach somebody, by address. */
   attempts: string[]
@@ -35,7 +35,7 @@ class World {
   readonly at = new Map<string, PeerServer>()
   /** Addresses of servers with workers, and who these are. */
   readonly shared = new Map<string, string[]>()
-  readonly #wakes: (() => void)[] = []
+  readonly #waiting: (() => void)[] = []
 
   constructor(t: Test) {
     this.#t = t
@@ -55,7 +55,7 @@ class World {
   ): PeerServer {
     const links = new Set<Link>()
     const source: PeerSource = {
-      start: (tell, onFailure) => void Object.assign(server, { tell, sourceFails: onFailure }),
+      start: (onAddresses, onFailure) => void Object.assign(server, { onAddresses, sourceFails: onFailure }),
       leave: async () => void (server.left = true),
       stop: async () => {}
     }
@@ -70,8 +70,8 @@ class World {
         return new PassThrough()
       },
       onMembers: members => {
-        server.told.push(members.join(' '))
-        for (const wake of this.#wakes.splice(0)) wake()
+        server.announced.push(members.join(' '))
+        for (const notify of this.#waiting.splice(0)) notify()
       },
       log: silent
     })
@@ -86,9 +86,9 @@ class World {
       id,
       peers,
       host,
-      tell: () => {},
+      onAddresses: () => {},
       sourceFails: () => {},
-      told: [],
+      announced: [],
       left: false,
       attempts: [],
       carriers: new Set()
@@ -123,8 +123,8 @@ class World {
   }
 
   async until(server: PeerServer, members: string): Promise<void> {
-    while (server.peers.members.join(' ') !== members || server.told.at(-1) !== members) {
-      await new Promise<void>(resolve => this.#wakes.push(resolve))
+    while (server.peers.members.join(' ') !== members || server.announced.at(-1) !== members) {
+      await new Promise<void>(resolve => this.#waiting.push(resolve))
     }
   }
 }
@@ -132,7 +132,7 @@ class World {
 t.test('servers that know each other become members, and pass dials on', async t => {
   const world = new World(t)
   const servers = [world.open('a'), world.open('b'), world.open('c', { clusters: ['demo'] })]
-  for (const { tell } of servers) tell(['a', 'b', 'c'])
+  for (const { onAddresses } of servers) onAddresses(['a', 'b', 'c'])
 
   for (const server of servers) await world.until(server, 'a b c')
 
@@ -150,7 +150,7 @@ t.test('servers that know each other become members, and pass dials on', async t
     ['a'],
     'itself it tried once'
   )
-  a.tell(['a', 'b', 'c'])
+  a.onAddresses(['a', 'b', 'c'])
   t.same(
     a.attempts.filter(address => address === 'a'),
     ['a'],
@@ -164,7 +164,7 @@ t.test(
     const world = new World(t)
     const a = world.open('a')
     world.open('b')
-    a.tell(['a', 'b'])
+    a.onAddresses(['a', 'b'])
     await world.until(a, 'a b')
 
     world.kill('b')
@@ -180,7 +180,7 @@ t.test(
       'dials do not wait'
     )
 
-    world.open('b2', { address: 'b', clusters: ['demo'] }).tell(['a'])
+    world.open('b2', { address: 'b', clusters: ['demo'] }).onAddresses(['a'])
     await world.until(a, 'a b2')
     await a.peers.dial('demo')(target, dialContext({ signal }))
     t.equal(
@@ -197,14 +197,14 @@ t.test(
     const world = new World(t)
     const a = world.open('a', { clusters: ['demo'] })
     const b = world.open('b', { clusters: ['demo'] })
-    for (const { tell } of [a, b]) tell(['a', 'b'])
+    for (const { onAddresses } of [a, b]) onAddresses(['a', 'b'])
     await Promise.all([world.until(a, 'a b'), world.until(b, 'a b')])
 
     b.peers.drain()
     b.peers.drain()
 
     t.same(b.peers.members, ['a'])
-    t.equal(b.told.at(-1), 'a', 'told without delay')
+    t.equal(b.announced.at(-1), 'a', 'announced without delay')
     t.ok(b.left, 'the source no longer names it')
     await world.until(a, 'a')
     await t.rejects(a.peers.dial('demo')(target, dialContext({ signal })), { code: 'NO_CLIENT' })
@@ -218,18 +218,18 @@ t.test(
     const world = new World(t)
     const a = world.open('a')
     world.open('b', { clusters: ['demo'] })
-    a.tell(['b'])
+    a.onAddresses(['b'])
     await world.until(a, 'a b')
     const stream = await a.peers.dial('demo')(target, dialContext({ signal }))
 
-    a.tell([])
+    a.onAddresses([])
     stream.write('hello')
     await once(stream, 'data')
     t.same(a.peers.members, ['a', 'b'])
     const toB = () => a.attempts.filter(address => address === 'b').length
     const attempts = toB()
     world.open('c')
-    a.tell(['b', 'c'])
+    a.onAddresses(['b', 'c'])
     await world.until(a, 'a b c')
 
     t.ok(toB() <= attempts + 1, 'listed again: it is known already')
@@ -242,10 +242,10 @@ t.test('two addresses of one server make one line', async t => {
   const a = world.open('a')
   const b = world.open('b')
   world.at.set('b.v6', b)
-  a.tell(['b', 'b.v6'])
+  a.onAddresses(['b', 'b.v6'])
   await world.until(a, 'a b')
   world.open('c')
-  a.tell(['b', 'b.v6', 'c'])
+  a.onAddresses(['b', 'b.v6', 'c'])
   await world.until(a, 'a b c')
 
   t.equal(a.peers.up, 2)
@@ -253,16 +253,16 @@ t.test('two addresses of one server make one line', async t => {
   t.ok(toB <= 4, `${toB} attempts`)
 })
 
-t.test('changes that come together are told together', async t => {
+t.test('changes that come together are announced together', async t => {
   const world = new World(t)
   const a = world.open('a')
   const others = ['b', 'c', 'd', 'e', 'f']
   for (const id of others) world.open(id)
 
-  a.tell(others)
+  a.onAddresses(others)
   await world.until(a, 'a b c d e f')
 
-  t.same(a.told, ['a b c d e f'])
+  t.same(a.announced, ['a b c d e f'])
 })
 
 t.test('the first attempts are made when each peer is connected or was not reached once', async t => {
@@ -274,7 +274,7 @@ t.test('the first attempts are made when each peer is connected or was not reach
   await new Promise(setImmediate)
   t.notOk(made, 'the source has named nobody yet')
 
-  a.tell(['a', 'b', 'nobody'])
+  a.onAddresses(['a', 'b', 'nobody'])
   t.equal(await first, true)
 
   t.same([...new Set(a.attempts)].sort(), ['a', 'b', 'nobody'])
@@ -337,7 +337,7 @@ function withWorkers(t: Test, { b1 = [] as string[], b2 = [] as string[] } = {})
   return { world, a, b1: first, b2: second }
 }
 
-t.test('siblings find each other without being told of, and pass dials on', async t => {
+t.test('siblings find each other without being announced of, and pass dials on', async t => {
   const { world, b1, b2 } = withWorkers(t, { b2: ['demo'] })
   await Promise.all([world.until(b1, 'b1 b2'), world.until(b2, 'b1 b2')])
 
@@ -347,13 +347,13 @@ t.test('siblings find each other without being told of, and pass dials on', asyn
     { code: 'NO_CLIENT' },
     'nobody asks b2 back'
   )
-  b1.tell([])
+  b1.onAddresses([])
   await b1.peers.dial('demo')(target, dialContext({ signal }))
 })
 
 t.test('all workers behind one address are found, and one whose connection breaks is waited for', async t => {
   const { world, a, b1, b2 } = withWorkers(t, { b2: ['demo'] })
-  for (const { tell } of [a, b1, b2]) tell(['a', 'b'])
+  for (const { onAddresses } of [a, b1, b2]) onAddresses(['a', 'b'])
   for (const server of [a, b1, b2]) await world.until(server, 'a b1 b2')
   const stream = await a.peers.dial('demo')(target, dialContext({ signal }))
 
@@ -369,7 +369,7 @@ t.test(
     await Promise.all([world.until(b1, 'b1 b2'), world.until(b2, 'b1 b2')])
     // A replica that knows nothing of workers: it has met b1 only.
     world.shared.delete('b')
-    a.tell(['b1'])
+    a.onAddresses(['b1'])
     await world.until(a, 'a b1')
 
     await a.peers.dial('demo')(target, dialContext({ signal }))

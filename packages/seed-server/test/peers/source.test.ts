@@ -6,16 +6,16 @@ import { FakeClock } from '@tendril/common/test/support/fake-clock'
 const settled = () => new Promise(resolve => setImmediate(resolve))
 
 t.test('a list is told as it is, once', async t => {
-  const told: unknown[] = []
+  const reported: unknown[] = []
   const source = staticSource(['a:1', 'b:2'])
   source.start(
-    addresses => told.push(addresses),
+    addresses => reported.push(addresses),
     () => t.fail('a list cannot fail')
   )
   await source.leave()
   await source.stop()
 
-  t.same(told, [['a:1', 'b:2']])
+  t.same(reported, [['a:1', 'b:2']])
 })
 
 t.test('a name is looked up again and again, and what is known outlives failures', async t => {
@@ -30,7 +30,7 @@ t.test('a name is looked up again and again, and what is known outlives failures
     []
   ]
   const asked: string[] = []
-  const told: string[] = []
+  const reported: string[] = []
   const source = dnsSource({
     host: 'seed.garden.svc',
     port: 8443,
@@ -46,7 +46,7 @@ t.test('a name is looked up again and again, and what is known outlives failures
 
   let failures = 0
   source.start(
-    addresses => told.push(addresses.join(' ')),
+    addresses => reported.push(addresses.join(' ')),
     () => failures++
   )
   for (let round = 0; round < 4; round++) {
@@ -58,7 +58,7 @@ t.test('a name is looked up again and again, and what is known outlives failures
   }
   await settled()
 
-  t.same(told, ['10.0.0.1:8443 10.0.0.2:8443', '10.0.0.2:8443 [fd00::3]:8443', ''])
+  t.same(reported, ['10.0.0.1:8443 10.0.0.2:8443', '10.0.0.2:8443 [fd00::3]:8443', ''])
   t.equal(lines.length, 1, 'a failure is said once')
   t.equal(failures, 2)
   t.match(lines[0], /servers are silent/)

@@ -1,4 +1,4 @@
-/** The admin door of shoot-client: what both programs serve, with a client's idea of being ready. */
+/** The admin listener of shoot-client, with the rules for when a client is ready. */
 import {
   type Admin,
   type AdminOptions,

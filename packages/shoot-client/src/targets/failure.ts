@@ -28,7 +28,7 @@ const codeByErrno: Record<string, ErrorCode> = {
 }
 
 /** When the addresses of one name fail differently, the failure that says most about the target is told. */
-const mostTellingFirst: ErrorCode[] = [
+const mostSpecificFirst: ErrorCode[] = [
   'OVERLOADED',
   'TARGET_REFUSED',
   'TARGET_RESET',
@@ -51,7 +51,7 @@ export function connectFailed(
   cause: unknown
 ): TunnelError {
   const codes = failures.map(({ error }) => codeOf(error))
-  const code = mostTellingFirst.find(code => codes.includes(code)) ?? 'INTERNAL'
+  const code = mostSpecificFirst.find(code => codes.includes(code)) ?? 'INTERNAL'
   const each = failures.map(({ address, error }) => `${address} ${error.code ?? error.message}`)
   const more = each.length > MAX_NAMED ? `, and ${each.length - MAX_NAMED} more` : ''
   const detail = named ? `${where} (${each.slice(0, MAX_NAMED).join(', ')}${more})` : where

@@ -82,7 +82,7 @@ t.test('targets that speak at once share a buffer and not one byte', async t => 
       return Buffer.concat(chunks)
     })
   )
-  t.ok(said.every((heard, i) => heard.equals(Buffer.alloc(bytes, i))))
+  t.ok(said.every((received, i) => received.equals(Buffer.alloc(bytes, i))))
 })
 
 t.test('an error that destroys the Duplex resets the target, also while it is being ended', async t => {

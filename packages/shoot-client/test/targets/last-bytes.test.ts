@@ -49,11 +49,11 @@ async function tunnel(t: Test, clock: Clock = systemClock, resumedAtMs = (): num
     onOpen: serve(dial, { remote: { kind: 'server', name: 'near' } })
   })
   t.teardown(() => near.close())
-  const door = await accepting(t)
+  const listener = await accepting(t)
   const signal = new AbortController().signal
   const [stream, target] = await Promise.all([
-    near.dial({ proto: 'tcp', host: '127.0.0.1', port: door.port }, dialContext({ signal })),
-    door.next()
+    near.dial({ proto: 'tcp', host: '127.0.0.1', port: listener.port }, dialContext({ signal })),
+    listener.next()
   ])
   const join = async (): Promise<Socket> => {
     const front = await accepting(t)
@@ -66,7 +66,7 @@ async function tunnel(t: Test, clock: Clock = systemClock, resumedAtMs = (): num
 }
 
 /** All that a caller reads, and how it ends. */
-async function heardBy(caller: Socket): Promise<{ bytes: number; end: string }> {
+async function receivedBy(caller: Socket): Promise<{ bytes: number; end: string }> {
   let bytes = 0
   caller.on('data', (chunk: Buffer) => (bytes += chunk.length))
   const end = await new Promise<string>(resolve => {
@@ -102,7 +102,7 @@ t.test('a target that ended is heard to its end, though a late write of ours dre
   }
   const caller = await join()
 
-  t.same(await heardBy(caller), { bytes, end: 'FIN' })
+  t.same(await receivedBy(caller), { bytes, end: 'FIN' })
   caller.destroy()
   await until(() => near.streamCount + far.streamCount === 0)
 })
@@ -122,21 +122,21 @@ t.test('a target that broke is heard to its last byte, then the caller hears RST
     }
     const caller = await join()
 
-    t.same(await heardBy(caller), { bytes, end: 'ECONNRESET' }, `${late.length} late writes`)
+    t.same(await receivedBy(caller), { bytes, end: 'ECONNRESET' }, `${late.length} late writes`)
     await until(() => near.streamCount + far.streamCount === 0)
   }
 })
 
 t.test('a RST that comes together with the last bytes is no end', async t => {
   const { stream, target, join } = await tunnel(t)
-  const heard = heardBy(await join())
+  const received = receivedBy(await join())
   stream.write('question')
   await once(target, 'data')
 
   target.write('half an ans')
   target.resetAndDestroy()
 
-  t.same(await heard, { bytes: 11, end: 'ECONNRESET' })
+  t.same(await received, { bytes: 11, end: 'ECONNRESET' })
 })
 
 t.test('a target that stood still is read to its end before it hears more, and so can say all', async t => {
@@ -151,34 +151,34 @@ t.test('a target that stood still is read to its end before it hears more, and s
   clock.tick(STALLED_MS)
   stream.write('late')
   await pause()
-  const heard = heardBy(await join())
+  const received = receivedBy(await join())
   const ticking = setInterval(() => clock.tick(50), 5)
   t.teardown(() => clearInterval(ticking))
 
-  t.same(await heard, { bytes: bytes + 250_000, end: 'FIN' })
+  t.same(await received, { bytes: bytes + 250_000, end: 'FIN' })
 })
 
 t.test('a target that nobody reads hears what is said to it, after an outage a little later', async t => {
   const clock = new FakeClock()
   let resumedAtMs = -Infinity
   const { stream, target, dialled } = await tunnel(t, clock, () => resumedAtMs)
-  let heard = ''
-  target.on('data', (chunk: Buffer) => (heard += chunk.toString()))
+  let received = ''
+  target.on('data', (chunk: Buffer) => (received += chunk.toString()))
   await fill(target, dialled)
 
   stream.write('1')
-  await until(() => heard === '1')
+  await until(() => received === '1')
   clock.tick(STALLED_MS)
   stream.write('2')
-  await until(() => heard === '12')
+  await until(() => received === '12')
   resumedAtMs = clock.now()
   stream.write('3')
   await turns(20)
   for (let waitedMs = 0; waitedMs < CATCH_UP_MS; waitedMs += 100) {
-    t.equal(heard, '12')
+    t.equal(received, '12')
     clock.tick(100)
   }
-  await until(() => heard === '123')
+  await until(() => received === '123')
   stream.write('4')
-  await until(() => heard === '1234')
+  await until(() => received === '1234')
 })

@@ -263,13 +263,13 @@ t.test('who never answers is named when the time is up, at every stage, and noth
   /** Connects, waits until the listener has heard something for the nth time, lets the time pass. */
   const outOfTime = async (
     listener: Listener,
-    heard: number,
+    received: number,
     options: Partial<ConnectOptions>,
     to = listener
   ) => {
     const clock = new FakeClock()
     const failure = refused(dial(to, { ...options, clock, timeoutMs: 5_000 }))
-    for (let i = 0; i < heard; i++) await once(listener.events, 'heard')
+    for (let i = 0; i < received; i++) await once(listener.events, 'heard')
     clock.tick(4_999)
     await new Promise(setImmediate)
     clock.tick(1)
@@ -329,7 +329,7 @@ t.test('an abort ends an attempt at once, at every stage', async t => {
 })
 
 t.test('what is wrong with the server is said in a sentence', async t => {
-  const strangers = authority('another ca')
+  const untrusted = authority('another ca')
   const long = new Date(Date.now() - 400 * 24 * 3_600_000)
   const table: [object, RegExp, string?][] = [
     [
@@ -342,7 +342,7 @@ t.test('what is wrong with the server is said in a sentence', async t => {
       /its certificate, or that of an authority above it, has expired$/
     ],
     [leaf(['vpn.demo.test'], { now: new Date(Date.now() + 3_600_000) }), /its certificate is not valid yet/],
-    [strangers.leaf(['vpn.demo.test']), /comes from an authority that is not in our ca file$/],
+    [untrusted.leaf(['vpn.demo.test']), /comes from an authority that is not in our ca file$/],
     [leaf(['vpn.demo.test'], { usages: ['clientAuth'] }), /is not meant for servers$/],
     [
       leaf(['vpn.demo.test'], { uris: ['tendril://client/demo'] }),
