@@ -42,7 +42,8 @@ const socketMode = field(
   {
     type: 'octal text',
     expected: 'octal permissions in quotes, such as "0660"',
-    about: 'Permissions of the Unix socket, `"0660"` if not given. Whoever may open it may dial through it.',
+    about:
+      'Permissions of the Unix socket, `"0660"` if not given. Every process that may open the socket may dial through it.',
     plainText: true,
     show: mode => Number(mode).toString(8).padStart(4, '0')
   }
@@ -52,9 +53,11 @@ const WORKERS_MAX = 64
 
 const tls = (who: string, opened: string, more?: string) => ({
   cert: filePath({
-    about: 'PEM file: the certificate shown to whoever connects, and the intermediate ones after it.'
+    about: 'PEM file: the certificate of this listener, followed by intermediate certificates.'
   }),
-  key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' }),
+  key: filePath({
+    about: 'PEM file: the private key of `cert`. The file must not be readable by all users.'
+  }),
   clientCa: filePath({
     about: `PEM file: the authorities whose certificates ${who} must show. An intermediate one suffices, without its root.`
   }),
@@ -122,7 +125,7 @@ const clusterLimits = section(
       max: 1_000_000
     }).default(6144),
     dialsPerSecond: count({
-      about: 'Most dials in a second. After a second without dials as many may come at once.',
+      about: 'Most dials in a second. After a second without dials that many may come at once.',
       min: 1,
       max: 1_000_000
     }).default(2000)
@@ -132,9 +135,11 @@ const clusterLimits = section(
 const tunnel = section(
   'Where the clients of the workload clusters arrive, usually behind an SNI load balancer.',
   {
-    listen: listen({ about: "Address that the load balancer passes the clients' connections on to." }),
+    listen: listen({
+      about: 'Address at which the server accepts the connections of clients, usually from a load balancer.'
+    }),
     tls: section(
-      'Certificates of the tunnel. TLS ends here, not in the load balancer.',
+      'Certificates of the tunnel. The server ends TLS itself: the load balancer must pass it through.',
       tls(
         'clients',
         'it ends the links',
@@ -153,7 +158,7 @@ const tunnel = section(
       max: '64KiB'
     }).prefault('4KiB'),
     handshakeTimeout: duration({
-      about: 'From connect to the end of the TLS handshake.',
+      about: 'Longest time from the TCP connection to the end of the TLS handshake.',
       min: '100ms',
       max: '5m'
     }).prefault('10s'),
@@ -165,13 +170,13 @@ const tunnel = section(
 
 const front = section('', {
   name: text({
-    about: 'What logs and metrics call it.',
+    about: 'Name of the front in logs and metrics.',
     fits: name => FRONT_NAME.test(name),
     expected: FRONT_NAME_RULE
   }),
   listen: listen({
     about:
-      'Where. Without `tls` only a Unix socket or a loopback address is allowed. A Unix socket has no reset: when a target or the tunnel breaks, a caller that only reads sees a normal end, so that half of an answer without a length looks complete. Only a caller with bytes that were not read yet gets ECONNRESET. Over TCP, with or without TLS, every caller sees the reset.'
+      'Address of the front. Without `tls` only a Unix socket or a loopback address is allowed. A Unix socket has no reset: when a target or the tunnel breaks, a caller that only reads sees a normal end, so that half of an answer without a length looks complete. Only a caller with bytes that were not read yet gets ECONNRESET. Over TCP, with or without TLS, every caller sees the reset.'
   }),
   tls: section('Certificates of this front.', tls('callers', 'it resets the tunnels')).optional(),
   mode: socketMode.optional(),
@@ -188,18 +193,19 @@ const front = section('', {
   ).optional(),
   dialTimeout: duration({
     about:
-      'Longest time from CONNECT to its answer. Then the answer is 504, or 503 with the reason when there was no client that could be asked. Keep it below 5s, after which the aggregator of kube-apiserver gives up without hearing the reason.',
+      'Longest time from CONNECT to its answer. After that the answer is 504, or 503 with the reason if no client could be asked. Keep it below 5s: the aggregator of kube-apiserver waits no longer, and would not get the reason.',
     min: '100ms',
     max: '10m'
   }).prefault('4s'),
   headerTimeout: duration({
-    about: 'From connect to the end of the CONNECT header, TLS handshake included; then the answer is 408.',
+    about:
+      'Longest time from the TCP connection to the end of the CONNECT header, TLS handshake included. After that the answer is 408.',
     min: '100ms',
     max: '5m'
   }).prefault('10s'),
   firstByteDelay: duration({
     about:
-      'How long bytes from the target are held back behind the 200 while the caller is silent, because kube-apiserver fails when both arrive at once.',
+      'How long the front holds back the first bytes of the target after the 200, while the caller has sent nothing. kube-apiserver fails when both arrive in one read.',
     min: '0ms',
     max: '1s'
   }).prefault('50ms'),
@@ -210,7 +216,7 @@ const front = section('', {
 
 const cluster = section('', {
   name: text({
-    about: 'The name its clients state, and certificates made by `seed-server pki` carry.',
+    about: 'Name of the cluster. Clients send it, and certificates made by `seed-server pki` contain it.',
     fits: isName,
     expected: NAME_RULE
   }),
@@ -219,7 +225,7 @@ const cluster = section('', {
       '`/readyz` answers 200 only while a client of this cluster is connected. If no cluster is required, any client at all will do.'
   }).default(false),
   routes: list(
-    'Networks (CIDR), addresses and names that its clients may announce as theirs; a name may begin with `*.`. What is not covered is ignored, with a warning.',
+    'Networks (CIDR), addresses and names that clients of this cluster may announce; a name may begin with `*.`. Other routes are ignored, with a warning.',
     text({ fits: route => readRoute(route) !== undefined, expected: ROUTE_FORM })
   ).default(['0.0.0.0/0', '::/0', '*']),
   serverNames: list(
@@ -243,7 +249,7 @@ const cluster = section('', {
 export const seedSchema = section('', {
   tunnel,
   fronts: list(
-    'Where kube-apiserver and others ask for a connection into a cluster, with HTTP CONNECT.',
+    'Listeners where kube-apiserver and other callers ask for a connection into a cluster, with HTTP CONNECT.',
     front
   ).default([]),
   clusters: list('The workload clusters that are served.', cluster, { min: 1 }),
@@ -256,12 +262,12 @@ export const seedSchema = section('', {
   }).default(1),
   drainDelay: duration({
     about:
-      'On SIGTERM: how long the server is unready and serves on before it drains, for balancers that ask `/readyz`. Three of their intervals are enough; with a `preStop` in Kubernetes none is needed.',
+      'On SIGTERM: how long the server is unready but still serves before it drains, for load balancers that ask `/readyz`. Three of their intervals are enough. With a `preStop` hook in Kubernetes 0s is enough.',
     min: '0ms',
     max: '10m'
   }).prefault('0ms'),
   drainTimeout: duration({
-    about: 'On SIGTERM: how long open streams may take to finish.',
+    about: 'On SIGTERM: how long to wait until open streams have ended. After that they are reset.',
     min: '0ms',
     max: '24h'
   }).prefault('30s'),

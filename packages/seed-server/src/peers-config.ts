@@ -19,7 +19,7 @@ const LABEL =
   /^([-a-z0-9.]{1,253}\/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?=[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$/
 
 export const peersSection = section(
-  'Other servers of the same clusters. Each keeps a connection to all others and passes on what its own clients do not serve; clients are told of all of them and connect to each. Exactly one of `static`, `dns` and `leases` says where they are.',
+  'Other servers of the same clusters. Each server keeps a connection to all others and passes on dials that its own clients cannot serve. Clients receive the list of servers and connect to each. Give exactly one of `static`, `dns` and `leases`.',
   {
     static: list(
       "Addresses (host:port) of the servers' tunnel listeners, each leading to one server. This server's own may be among them.",
@@ -30,10 +30,10 @@ export const peersSection = section(
       'name:port. The name resolves to the addresses of all servers, as that of a headless Service does.'
     ).optional(),
     leases: section(
-      'The servers find each other by Leases (coordination.k8s.io) in the cluster they run in: each renews one that says where it is. The ServiceAccount needs list, watch, create, update and delete on leases in the namespace.',
+      'The servers find each other by Leases (coordination.k8s.io) in the cluster that they run in: each server renews one that holds its address. The ServiceAccount needs list, watch, create, update and delete on leases in the namespace.',
       {
         namespace: text({
-          about: 'Where the Leases are.',
+          about: 'Namespace of the Leases.',
           fits: name => NAMESPACE.test(name),
           expected: 'the name of a namespace'
         }),
@@ -44,19 +44,19 @@ export const peersSection = section(
           expected: HOST_PORT
         }),
         label: text({
-          about: 'Label that this group of servers has in common and others in the namespace have not.',
+          about: 'Label of the Leases of this group of servers. No other group in the namespace may use it.',
           fits: label => LABEL.test(label),
           expected: 'a label such as app.kubernetes.io/name=tendril'
         }).default('app.kubernetes.io/name=tendril-seed-server'),
         duration: duration({
           about:
-            'A Lease that was not renewed for this long counts no more. It is renewed three times as often.',
+            'A Lease that was not renewed for this long is ignored. A server renews its own three times in this time.',
           min: '3s',
           max: '10m'
         }).prefault('30s'),
         kubeconfig: filePath({
           about:
-            'How the API is reached. If not given: the ServiceAccount of the pod, else what kubectl would use.'
+            'kubeconfig file for the API. Default: the ServiceAccount of the pod, else the configuration that kubectl would use.'
         }).optional()
       }
     ).optional(),
@@ -66,24 +66,26 @@ export const peersSection = section(
       max: '10m'
     }).prefault('2s'),
     connectTimeout: duration({
-      about: 'Bound on one attempt to reach a server.',
+      about: 'Longest time of one attempt to connect to a server.',
       min: '100ms',
       max: '5m'
     }).prefault('5s'),
     serverName: text({
       about:
-        "Name to ask for and to find in the servers' certificates. If not given: the host of the address, and with `dns` the name that was looked up."
+        "Name to ask for in the TLS handshake and to verify in the servers' certificates. Default: the host of the address, and with `dns` the name that was looked up."
     }).optional(),
     tls: section(
-      'Certificates by which this server makes itself known to others. If not given: those of `tunnel.tls`, with `clientCa` as `ca`. The certificate must be good for clients as well (extended key usage), as those of `seed-server pki` are.',
+      'Certificates that this server shows to other servers. Default: those of `tunnel.tls`, with `clientCa` as `ca`. The certificate needs clientAuth in its extended key usage, which those of `seed-server pki` have.',
       {
         ca: filePath({ about: "PEM file: the authorities that the other servers' certificates come from." }),
-        cert: filePath({ about: 'PEM file: the certificate shown to the other servers.' }),
-        key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' })
+        cert: filePath({ about: 'PEM file: the certificate that this server shows to other servers.' }),
+        key: filePath({
+          about: 'PEM file: the private key of `cert`. The file must not be readable by all users.'
+        })
       }
     ).optional(),
     identities: section(
-      'Certificates that others issued and that belong to servers. Those of `seed-server pki` carry `tendril://server` and need no mention. One match is enough.',
+      'Certificates that others issued and that belong to servers. Those of `seed-server pki` contain `tendril://server` and need no entry. One match is enough.',
       {
         commonNames: list('Common names of the subject, compared exactly.', text()).default([]),
         dnsNames: list(

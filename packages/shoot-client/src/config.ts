@@ -59,8 +59,7 @@ const server = section('', {
     schemes: ['wss', 'ws']
   }),
   address: text({
-    about:
-      'host:port to connect to instead of the host of `url`, which stays the name that is asked for and checked.'
+    about: 'host:port to connect to instead of the host of `url`. The name to verify stays that of `url`.'
   }).optional(),
   serverName: text({
     about:
@@ -85,18 +84,18 @@ const server = section('', {
 })
 
 const targets = section(
-  'What may be reached through this client. Names are resolved first, and every address they have is asked about.',
+  'What may be reached through this client. A name is resolved first, and the rules are applied to each of its addresses.',
   {
     allow: list(
       'Networks that may be reached, as CIDR, optionally for some ports only. Without it: every address that is not special. Special addresses (loopback, link-local, multicast, unspecified, reserved, site-local, and other metadata services of clouds) are only reached when a rule inside their range names them. The listeners of the client itself are never reached.',
       rule
     ).optional(),
     deny: list(
-      'Networks that may not be reached, written the same way. A deny rule beats every allow rule.',
+      'Networks that may not be reached, written the same way. A deny rule takes precedence over every allow rule.',
       rule
     ).default([]),
     dialTimeout: duration({
-      about: 'From the request to the established connection, names included.',
+      about: 'Longest time to connect to a target, including the resolution of its name.',
       min: '100ms',
       max: '10m'
     }).prefault('4s'),
@@ -124,18 +123,18 @@ const upstreamProxy = (about: string, options?: { renamedTo: string }) =>
 
 export const shootSchema = section('', {
   cluster: text({
-    about: 'The cluster this client belongs to, as the server calls it.',
+    about: 'The cluster of this client: its `clusters[].name` in the server’s configuration.',
     fits: isName,
     expected: NAME_RULE
   }),
   name: text({
     about:
-      'Who this client is among those of its cluster, for logs and routes; two must not share one. The host name if not given, which in a pod is the pod’s.',
+      'Name of this client in logs, unique among the clients of its cluster. Default: the host name, which in a pod is the name of the pod.',
     fits: name => /^[\x21-\x7e]{1,253}$/.test(name),
     expected: '1 to 253 printable characters without blanks'
   }).optional(),
   servers: list(
-    'The servers to connect to, all at once. Behind each may be one server or a balancer with many.',
+    'The servers to connect to, all of them at the same time. An entry may lead to one server, or to a load balancer with many.',
     server,
     {
       min: 1
@@ -143,12 +142,12 @@ export const shootSchema = section('', {
   ),
   connections: count({
     about:
-      'Links to each server. Streams spread over them, so that one lost packet, or one proxy on the way, holds up only its share. A server accepts at most its `clusters[].limits.linksPerClient`, 8 by default. With at most half of that a client that was killed can connect again at once.',
+      'Links to each server. Streams are spread over them, so that a lost packet, or a slow proxy on the path, delays only some of the streams. A server accepts at most its `clusters[].limits.linksPerClient`, 8 by default. With at most half of that a client that was killed can connect again at once.',
     min: 1,
     max: 16
   }).default(1),
   routes: list(
-    'Networks (CIDR), addresses and names that this client serves best: dials to them come here first. The server’s `clusters[].routes` says which a client may announce.',
+    'Networks (CIDR), addresses and names that this client announces: dials to them go to this client first. The server’s `clusters[].routes` lists those that a client may announce.',
     text()
   ).default([]),
   tls: section('Certificates of the tunnel.', {
@@ -156,8 +155,10 @@ export const shootSchema = section('', {
       about:
         "PEM file: the authorities that the server's certificate must come from. An intermediate one suffices, without its root."
     }),
-    cert: filePath({ about: 'PEM file: the certificate that says which cluster this client belongs to.' }),
-    key: filePath({ about: 'PEM file: the private key of `cert`. It must not be readable by everybody.' }),
+    cert: filePath({ about: 'PEM file: the certificate of this client, which names its cluster.' }),
+    key: filePath({
+      about: 'PEM file: the private key of `cert`. The file must not be readable by all users.'
+    }),
     onExpiry: expiryChoice({
       opened: 'it drops the connections to servers',
       authorities: 'ca',
@@ -182,11 +183,11 @@ export const shootSchema = section('', {
     renamedTo: 'upstreamProxy'
   }).optional(),
   connectTimeout: duration({
-    about: 'From an attempt to connect to the established tunnel.',
+    about: 'Longest time of one attempt to connect, up to the established tunnel.',
     min: '100ms',
     max: '5m'
   }).prefault('10s'),
-  reconnect: section('How the line is kept. The first attempt after a loss is made at once.', {
+  reconnect: section('Waits between attempts to connect. The first attempt after a loss is made at once.', {
     maxDelay: duration({
       about: 'Longest wait between two attempts. Waits are random and grow up to this.',
       min: '100ms',
@@ -195,12 +196,12 @@ export const shootSchema = section('', {
   }).prefault({}),
   maxConnectionAge: duration({
     about:
-      'Replace connections before they are this old, without a pause: for proxies that cut them at a certain age (Istio after 24h). 0s: never.',
+      'Replace connections before they are this old, without an interruption. For proxies that cut connections at a certain age (Istio after 24h). 0s: never.',
     min: '0ms',
     max: '30d'
   }).prefault('0s'),
   drainTimeout: duration({
-    about: 'On SIGTERM: how long open streams may take to finish.',
+    about: 'On SIGTERM: how long to wait until open streams have ended. After that they are reset.',
     min: '0ms',
     max: '24h'
   }).prefault('30s'),

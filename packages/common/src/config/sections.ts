@@ -16,7 +16,7 @@ export const sessionSection = section(
       max: '1GiB'
     }).prefault('1MiB'),
     windowMin: size({
-      about: 'The window a stream gets even when the memory budget is used up.',
+      about: 'Smallest window of a stream, also when the memory budget is used up.',
       min: '16KiB',
       max: '16MiB'
     }).prefault('32KiB'),
@@ -79,28 +79,28 @@ export function sessionLimits(section: z.output<typeof sessionSection>): Partial
 }
 
 const LINK_ABOUT =
-  'A link is what outlives connections: when one breaks, the next goes on where it ended. What was sent and is not acknowledged is kept for that. The worst case of a process is `replayBudget` plus `replayMin` for each link.'
+  'A link outlives connections: when a connection breaks, the link continues over the next one. Messages that are not acknowledged are kept until then. The worst case of a process is `replayBudget` plus `replayMin` for each link.'
 
 const linkKeys = {
   resumeWindow: duration({
-    about: 'How long a link may be without a connection before its streams are given up.',
+    about: 'How long a link may be without a connection. After that its streams are reset.',
     min: '0ms',
     max: '1h'
   }).prefault('60s'),
   pingInterval: duration({
     about:
-      'Silence after which the other side is asked for a sign of life; up to a fifth of it sooner. Also what keeps NATs and load balancers from forgetting the connection.',
+      'Send a PING after so long without a byte from the other side, or up to a fifth of it earlier. It also keeps the connection in the tables of NATs and load balancers.',
     min: '50ms',
     max: '5m'
   }).prefault('5s'),
   deadAfter: duration({
-    about: 'Silence after which a connection counts as lost.',
+    about: 'A connection without a byte from the other side for this long counts as lost.',
     min: '100ms',
     max: '10m'
   }).prefault('10s'),
   replayLimit: size({
     about:
-      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements: too small costs throughput on long paths, never data. On a slow path less is kept: twice what the path carries in a round trip.',
+      'Most bytes kept per link and direction. At the limit sending waits for acknowledgements. A value that is too small costs throughput on long paths, never data. On a slow path less is kept: twice what the path carries in a round trip.',
     min: '64KiB',
     max: '1GiB'
   }).prefault('32MiB'),
@@ -205,10 +205,11 @@ export function resolveOptions(section: z.output<typeof dnsSection>): ResolveOpt
 }
 
 export const adminSection = section(
-  'Health and metrics for operators, over plain HTTP and only to be read: `/livez`, `/readyz`, `/metrics`. Without this section nothing is served.',
+  'Health and metrics for operators, read-only, over plain HTTP: `/livez`, `/readyz`, `/metrics`. Without this section there is no such listener.',
   {
     listen: listenTcp({
-      about: 'Where. It asks nobody who they are: keep it on loopback or inside the pod network.'
+      about:
+        'Address of the listener. It does not authenticate requests: keep it on loopback or inside the pod network.'
     }),
     allowedHosts: list(
       'Names that requests may have in their Host header; `*.` in front stands for any name below. Addresses, `localhost` and names without a dot are always allowed. Any other name is answered 421, so that a web page cannot read this listener by DNS rebinding.',
@@ -220,9 +221,9 @@ export const adminSection = section(
   }
 ).optional()
 
-export const logSection = section('What the program says on standard output.', {
+export const logSection = section('Log lines on standard output.', {
   level: choice({
-    about: 'The least important thing that is still said. `debug` says something about each dial.',
+    about: 'Minimum log level. `debug` logs each dial.',
     values: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
   }).default('info'),
   format: choice({

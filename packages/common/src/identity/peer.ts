@@ -1,7 +1,7 @@
 /**
- * Who is at the other end of a TLS socket, and what its certificate lets it be. Servers run with `requestCert: true,
- * rejectUnauthorized: false`, so that a refusal can be explained over HTTP; this file is the door that makes that
- * safe: no Identity leaves it for a socket whose certificate did not verify.
+ * Reads and verifies the identity of a TLS peer, and says which role its certificate allows. Servers run with
+ * `requestCert: true, rejectUnauthorized: false`, so that they can answer a refusal over HTTP. That is safe because this
+ * file returns no Identity for a socket whose certificate was not verified.
  */
 import type { X509Certificate } from 'node:crypto'
 import { X509Certificate as Certificate } from 'node:crypto'

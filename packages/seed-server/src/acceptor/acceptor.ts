@@ -1,6 +1,6 @@
 /**
- * The tunnel's door, usually behind a load balancer that passes TLS through by server name. A connection comes in
- * by steps, each bounded in time and number, and who it is gets asked before anything it says is read:
+ * The listener for tunnels, usually behind a load balancer that passes TLS through by server name. A connection passes
+ * these steps, each with limits in time and number. The peer is identified before a byte of its request is read:
  *
  *     TCP → (PROXY header) → TLS → identity, cluster → HTTP upgrade → a WebSocket, handed over
  */

@@ -27,7 +27,7 @@ export type UpgraderOptions = {
 export interface UpgradeRequest {
   /** The cluster its certificate is for. */
   readonly cluster: string
-  /** The last question before the door opens: why not after all, or nothing. */
+  /** Asked last, before the upgrade: the error to refuse it with, or undefined. */
   objection(): TunnelError | undefined
   onUpgraded(websocket: WebSocket, request: IncomingMessage): void
   onRefused(error: TunnelError): void

@@ -1,7 +1,6 @@
 /**
- * A front: a listener where kube-apiserver and others ask for a dial. Opens the door (TLS with client
- * certificates, plain TCP on loopback, or a Unix socket), asks who is there, keeps the house from filling up;
- * what a caller says is read in caller.ts.
+ * A front: a listener where kube-apiserver and others ask for a dial. It listens (TLS with client certificates, plain TCP
+ * on loopback, or a Unix socket), identifies callers and limits their connections. caller.ts reads what a caller sends.
  */
 import { type Server, type Socket, createServer } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
