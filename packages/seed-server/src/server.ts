@@ -1,6 +1,6 @@
 /**
- * The service of seed-server: builds its parts, joins them, starts and stops them. One of the two files that may
- * import everything; what the parts do is told where they are.
+ * The service of seed-server: builds its parts, connects them, starts and stops them. One of the two files that may
+ * import everything.
  */
 import { randomUUID } from 'node:crypto'
 import {
@@ -53,53 +53,53 @@ import { type PeerSource, dnsSource, staticSource } from './peers/source.js'
 import { Announcements } from './registry/announcements.js'
 import { type Registration, Registry } from './registry/registry.js'
 
-/** Who is behind a carrier, with the key that LinkHost binds links to. */
+/** The peer of a carrier, with the key that LinkHost binds links to. */
 type RemoteIdentity = Pick<TunnelConnection, 'principal' | 'remoteAddress'> &
   Partial<Pick<TunnelConnection, 'socket' | 'identity'>> & { key: string; sibling?: boolean }
 
-/** For one of several workers: Unix sockets where it is reached, and where it reaches the others. */
+/** For one of several workers: its own Unix socket, and those of the other workers. */
 export type Siblings = { own: string; others: readonly string[] }
 
-/** A client that is connected, or may come back within its resume window. */
+/** A client that is connected, or is down within its resume window. */
 type HostedClient = { link: Link; session: Session }
 
 export class Server implements Service {
-  /** Tells this replica from others, and from what it was before a restart. */
+  /** Identifies this replica. A restart gives a new id. */
   readonly id = randomUUID()
   readonly closed: Promise<void>
   readonly #config: SeedConfig
   readonly #log: Log
-  /** For what clients do, and for what is refused to anybody. */
+  /** Limits of the log lines that clients cause, and of those about refusals. */
   readonly #clientLines = new LogLimiter(CLIENT_LINES)
   readonly #refusals = new LogLimiter(REFUSAL_LINES)
   readonly #metrics: Metrics
   readonly #counts: ServerMetrics
   readonly #registry: Registry
   readonly #announcements = new Announcements()
-  /** Names of peers. */
+  /** Resolves the names of peers. */
   readonly #resolve: Resolve
-  /** Absent: this is the only worker. */
+  /** Undefined if there are no other workers. */
   readonly #siblings: Siblings | undefined
   /** Other replicas, when there are any. */
   readonly #peers: Peers | undefined
   readonly #host: LinkHost<RemoteIdentity>
   readonly #hostedClients = new Set<HostedClient>()
   readonly #limits: Limits
-  /** Divided between clusters, and the links between servers as one more. */
+  /** Shared by the clusters; the links between servers are one party more. */
   readonly #replayBudget: FairBudget<Party>
   readonly #sessionBudget: FairBudget<Party>
   /** By party: what its links may send in a turn. */
   readonly #sendShares: ReadonlyMap<Party, SendShare>
-  /** By cluster: what its clients may announce. */
+  /** By cluster: routes that its clients may announce. */
   readonly #routes: Map<string, Route[]>
   readonly #bundles: Bundle[] = []
-  /** Certificates with which clients and peers have links that are up. */
+  /** Certificates of clients and peers whose links are up. */
   #admitted: AdmittedCertificates | undefined
   /** By link: the release of its certificate. */
   readonly #admissions = new WeakMap<Link, () => void>()
-  /** Shown to peers. */
+  /** The certificate that is shown to peers. */
   #peerBundle: Bundle | undefined
-  /** Certificates of peers to which there are connections. */
+  /** Certificates of peers to which this server has connections. */
   #peerCertificates: AdmittedCertificates | undefined
   readonly #fronts: Front[] = []
   #acceptor: Acceptor | undefined
@@ -190,7 +190,9 @@ export class Server implements Service {
     })
   }
 
-  /** Clients of a cluster that can be called: none before the fronts are open, and none once they are to close. */
+  /**
+   * Number of clients of a cluster that dials can use: 0 before the fronts are open, and 0 after the stop has begun.
+   */
   clientsOf(cluster: string): number {
     return this.#open && !this.#stopping ? this.#registry.serving(cluster) : 0
   }
@@ -200,7 +202,7 @@ export class Server implements Service {
     const { tunnel, fronts, clusters, peers, admin } = this.#config
     logResolver(this.#log, resolveOptions(this.#config.dns))
 
-    // Health first: probes see a server that is alive and not ready while the rest is opened.
+    // The admin listener first: probes see a server that is alive and not ready while the rest starts.
     if (admin) {
       this.#admin = await createAdmin({
         ...admin,
@@ -210,9 +212,10 @@ export class Server implements Service {
         log: this.#log
       })
     }
-    // Callers come last: peers and clients learn of this server (`members`) while its fronts are still closed, so that a
-    // dial at a front that has just opened finds links to peers, or at least clients that are connecting. A member takes
-    // links and dials of peers; that callers can come is announced by the last `listening` line and by readiness.
+    // Fronts are opened last. Peers and clients learn of this server (`members`) before, so that the first dial at a
+    // front
+    // finds links to peers, or at least clients that are connecting. The last `listening` line and readiness say that
+    // callers may connect.
     const certificates = await this.#bundle(tunnel.tls)
     this.#admitted = new AdmittedCertificates({
       authorities: certificates,
@@ -240,7 +243,8 @@ export class Server implements Service {
       log: this.#log
     })
     logListening(this.#log, 'tunnel', this.#acceptor.address)
-    // Peers once they can reach this server as well, and before anybody may need them.
+    // Peers after the acceptor, so that they can connect to this server as well, and before the fronts, which need
+    // them.
     if (peers) {
       this.#peerBundle = peers.tls
         ? await this.#bundle({ ...peers.tls, clientCa: peers.tls.ca })
@@ -281,15 +285,17 @@ export class Server implements Service {
     this.#open = true
   }
 
-  /** Unready for `drainDelay`, then lets what is under way finish within `drainTimeout`, ends. Safe at any time, and twice. */
+  /**
+   * Is unready for `drainDelay`, waits for open streams within `drainTimeout`, then ends. May be called at any time,
+   * and twice.
+   */
   stop(): Promise<void> {
     this.#stopping ??= this.#stop()
     return this.#stopping
   }
 
   async #stop(): Promise<void> {
-    // Unready from here on, and clients are told to look elsewhere; but callers that still come are served while
-    // others are: balancers need a moment to notice.
+    // The server is unready from now on, but still serves new callers: load balancers need time to notice.
     await this.#linger()
     await this.#drain()
     await Promise.all(this.#fronts.map(front => front.close()))
@@ -305,8 +311,8 @@ export class Server implements Service {
   }
 
   /**
-   * Serves as before until balancers have noticed that this server is unready. A caller that the kernel has accepted for
-   * a listener and that nobody has seen yet is reset when it closes: by then nobody must come any more.
+   * Serves until load balancers have noticed that this server is unready. When a listener closes, the kernel resets
+   * connections that it has accepted and the program has not, so no new callers may come by then.
    */
   async #linger(): Promise<void> {
     const { drainDelay } = this.#config
@@ -317,7 +323,7 @@ export class Server implements Service {
 
   /** Until the last stream has ended and the last caller has left, or drainTimeout is over. */
   async #drain(): Promise<void> {
-    // Who is no member any more gets no new clients, and no new dials from peers.
+    // A server that is no longer a member gets no new clients, and no new dials from peers.
     this.#peers?.drain()
     const clientSessions = [...this.#hostedClients].map(({ session }) => session)
     const sessions = [...clientSessions, ...(this.#peers?.sessions ?? [])]
@@ -385,7 +391,7 @@ export class Server implements Service {
   #acceptorOnConnection(connection: TunnelConnection): void {
     const { websocket, socket, principal, identity } = connection
     const { uris, commonName = '', dnsNames } = identity
-    // The subject, not the certificate: a renewed one goes on with the link of the old one.
+    // The subject, not the certificate: a renewed certificate may resume the link of the old one.
     const subject = uris.find(uri => uri.startsWith('tendril:')) ?? `${commonName} ${dnsNames.join(' ')}`
     this.#host.accept(new WebSocketCarrier(websocket, socket), {
       ...connection,
@@ -394,8 +400,8 @@ export class Server implements Service {
   }
 
   /**
-   * The link ends with the certificate of its newest connection: one whose client has renewed it goes on. A link that is
-   * down is not held to any, since it comes back over a connection with a valid one only.
+   * Ends the link when the certificate of its newest connection expires. After a renewal the link continues with the new
+   * certificate. A link that is down is not ended: it can only resume over a connection with a valid certificate.
    */
   #holdToCertificate(link: Link, { socket, identity }: RemoteIdentity): void {
     this.#admissions.get(link)?.()
@@ -423,7 +429,7 @@ export class Server implements Service {
     const hostedClient = { link, session }
     const since = Date.now()
     let routes: readonly Route[] = []
-    // A dial in the moment between the link that this one replaces and its first word waits for that.
+    // A dial that comes after the replaced link has ended and before this session has opened waits for it.
     const arrived = this.#registry.expect(cluster)
     let registration: Registration | undefined
     const warnOfIgnored = (ignored: number): void => {
@@ -431,7 +437,7 @@ export class Server implements Service {
       const limit = `clusters[${cluster}].limits.routesPerClient: ${this.#limits.routesPerClient(cluster)}`
       warnings.warn({ ignored, limit }, 'routes ignored that are more than a client may announce')
     }
-    /** Those that the links of this client have too many of together. */
+    /** Counts the routes above the limit of this client, over all its links. */
     const countIgnored = (): number => {
       const ignored = registration?.ignoredRoutes ?? 0
       if (ignored > 0) this.#counts.limitRefused({ limit: 'routesPerClient', cluster })
@@ -439,7 +445,7 @@ export class Server implements Service {
     }
     const dialer = new LinkDialer(link, session.dial, {
       clock: systemClock,
-      // This client does not count: it is not well when this is asked.
+      // This client is not among them: it does not respond when this is called.
       hasOtherLink: () => this.#registry.hasWell(cluster) || (this.#peers?.up ?? 0) > 0,
       onResponsive: responsive => {
         if (responsive) log.info({}, 'client responds again')
@@ -617,10 +623,10 @@ export class Server implements Service {
   }
 }
 
-/** Refused routes that a log line shows; their number is said beside them. */
+/** Most refused routes in a log line, which also has their number. */
 const SHOWN_ROUTES = 8
 
-/** What the links of one client have in common: its verified identity and its name. */
+/** Identifies the client of a link: its verified identity and its name. */
 function ownerOf(key: string, name: string): string {
   return JSON.stringify([key, name])
 }
@@ -630,7 +636,7 @@ function membersAnnouncement({ members }: Peers): string {
   return JSON.stringify({ members })
 }
 
-/** Waits for `promise`, but not longer. */
+/** Waits for `promise`, at most `ms`. */
 async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   await new Promise<void>(resolve => {
     const timer = systemClock.after(Math.max(0, ms), resolve, { ref: true })

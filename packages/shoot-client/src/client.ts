@@ -1,6 +1,6 @@
 /**
- * The service of shoot-client: builds its parts, joins them, starts and stops them. One of the two files that may
- * import everything; what the parts do is told where they are.
+ * The service of shoot-client: builds its parts, connects them, starts and stops them. One of the two files that may
+ * import everything.
  */
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -44,18 +44,18 @@ export class Client implements Service {
   readonly #metrics: Metrics
   readonly #counts: ClientMetrics
   readonly #dialTarget: Dial
-  /** Names of servers, proxies and upstream proxies: apart from those of targets, which others choose. */
+  /** Resolves the names of servers and proxies. Names of targets, which others choose, have a resolver of their own. */
   readonly #resolve: Resolve
-  /** Tells a restarted client from one that connects once more. */
+  /** Random for each process, so that the server can see a restart. */
   readonly #instance = randomBytes(INSTANCE_BYTES)
   readonly #replayBudget: BudgetShare
   readonly #sessionBudget: BudgetShare
-  /** When a link last came back. */
+  /** When a link was last resumed. */
   #resumedAtMs = -Infinity
   #bundle: Bundle | undefined
-  /** Certificates of servers to which there are connections. */
+  /** Certificates of servers to which this client has connections. */
   #servers: AdmittedCertificates | undefined
-  /** What was last logged of the authorities in `proxyCa`. */
+  /** The last warnings about the authorities in `proxyCa`. */
   #proxyCaWarnings: readonly string[] = []
   #admin: Admin | undefined
   #manager: TunnelManager | undefined
@@ -93,7 +93,10 @@ export class Client implements Service {
       targets(target, { ...context, timeoutMs: Math.min(context.timeoutMs, dialTimeout) })
   }
 
-  /** Resolves when the tunnels are being kept, whether or not one is up. Rejects with BAD_CONFIG, BAD_IDENTITY or LISTEN_FAILED. */
+  /**
+   * Resolves when the tunnel manager runs, whether or not a tunnel is up. Rejects with BAD_CONFIG, BAD_IDENTITY or
+   * LISTEN_FAILED.
+   */
   async start(): Promise<void> {
     const { tls, admin, reconnect, servers, connections } = this.#config
     for (const variable of findProxies(this.#config, process.env).ignored)
@@ -102,7 +105,7 @@ export class Client implements Service {
         'ignoring a SOCKS proxy, only HTTP proxies are supported'
       )
     logResolver(this.#log, resolveOptions(this.#config.dns))
-    // Only to refuse a wrong file now: it is read again at each attempt.
+    // Only to refuse a wrong file at the start: it is read again for each attempt.
     await this.#loadProxyCa()
     if (admin) {
       this.#admin = await createAdmin({
@@ -144,7 +147,7 @@ export class Client implements Service {
     })
   }
 
-  /** For probes: one per server of the configuration, from the first moment on. */
+  /** For readiness: one entry for each server of the configuration, also before the manager runs. */
   #links(): LinkView[] {
     if (!this.#manager)
       return this.#config.servers.map(({ url }) => ({ server: url, up: false, detail: 'starting' }))
@@ -155,7 +158,7 @@ export class Client implements Service {
     }))
   }
 
-  /** Takes no new streams, lets those there are finish within `drainTimeout`, ends. Safe to call twice. */
+  /** Accepts no new streams, waits for open ones within `drainTimeout`, then ends. May be called twice. */
   stop(): Promise<void> {
     this.#stopping ??= this.#stop()
     return this.#stopping
@@ -174,7 +177,7 @@ export class Client implements Service {
     this.#over()
   }
 
-  /** Until the last stream has ended, or drainTimeout is over. */
+  /** Waits until the last stream has ended, at most `drainTimeout`. */
   #idle({ tunnels }: TunnelManager): Promise<void> {
     const sessions = tunnels.map(({ session }) => session)
     const streams = sessions.reduce((sum, { streamCount }) => sum + streamCount, 0)
@@ -202,7 +205,7 @@ export class Client implements Service {
       signal
     })
     const carrier = new WebSocketCarrier(websocket, socket)
-    // Else nothing would replace it before the certificate expires that it was made with.
+    // Otherwise nothing would replace this connection before its old certificate expires.
     if (leaf !== bundle.leaf) {
       carrier.close('CLOSED', 'certificates have changed')
       throw new TunnelError('CLOSED', 'certificates have changed during the attempt')
@@ -212,7 +215,7 @@ export class Client implements Service {
     return { carrier, server: typeof id === 'string' ? id : undefined, leftMs }
   }
 
-  /** Authorities of an https proxy or upstream proxy. What is to be known of them is logged when it changes. */
+  /** Authorities for the certificates of proxies. Their warnings are logged when they change. */
   async #loadProxyCa(): Promise<string[] | undefined> {
     const { proxyCa } = this.#config
     if (proxyCa === undefined) return undefined
@@ -222,7 +225,7 @@ export class Client implements Service {
     return ca
   }
 
-  /** A link with a session on it, not connected yet. */
+  /** A new tunnel, not connected yet. */
   #newTunnel(server: string, connectionIndex: number, onChange: (tunnel: Tunnel) => void): Tunnel {
     const {
       name = hostname(),
@@ -284,5 +287,8 @@ export class Client implements Service {
   }
 }
 
-/** Ceiling of the second wait: a thousand clients that lose a proxy or server come back over seconds, not at once. */
+/**
+ * Longest second wait, in milliseconds: when a thousand clients lose a server, they connect again over seconds, not at
+ * once.
+ */
 const BACKOFF_BASE_MS = 1_000

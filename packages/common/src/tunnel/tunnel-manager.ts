@@ -1,16 +1,16 @@
 /**
- * Keeps a tunnel to every server, whatever happens. An *endpoint* is an entry of the configuration: a name behind which one
- * server stands, or a balancer with many. Each endpoint is knocked at, one attempt at a time, while something is missing
- * that may be behind it: a first tunnel, a tunnel that is down, a server that others announced. It never gives up: in a
- * pod giving up is a crash loop, and what is wrong today may be mended tomorrow without us being restarted.
+ * Keeps a tunnel to every server. An *endpoint* is an address of the configuration: one server answers there, or a load
+ * balancer selects one of many. Each endpoint has a loop that connects, one attempt at a time, while a connection is
+ * needed that this endpoint may give: a first tunnel, a tunnel that is down, a server that others announced. The loop
+ * never ends by itself: a process that gave up would be restarted again and again, and a cause may disappear later.
  *
- *     missing? ──no──► asleep until something changes
+ *     connection needed? ──no──► wait until something changes
  *        │yes
  *        ▼
- *     connect ──► which server is it? ──► tunnels of its that are down: the one that waited longest goes on
- *        │ failed        │               ──► a tunnel that is old: goes on, before its connection is cut
- *        │               │               ──► a server without a tunnel: a new tunnel
- *        ▼               └──────────────────► one that we hold already: leave, try again soon
+ *     connect ──► which server is it? ──► it has tunnels that are down: the one that waited longest gets the connection
+ *        │ failed        │               ──► it has a tunnel with an old connection: replace that connection
+ *        │               │               ──► it has no tunnel: create one
+ *        ▼               └──────────────────► it has all its tunnels: close, and try again soon
  *     wait (full jitter)
  */
 import type { Backoff } from '../backoff.js'
@@ -20,21 +20,24 @@ import { TunnelError } from '../errors.js'
 import type { Tunnel } from './tunnel.js'
 
 /**
- * A connection that was made through an endpoint, the id of the server it led to, if it loggedReason, and how long it may live, in
- * milliseconds. Default: without end.
+ * A connection that was opened through an endpoint: its carrier, the id of the server if the server sent it, and how long
+ * it may live, in milliseconds. Default: without a limit.
  */
 export type EstablishedConnection = { carrier: Carrier; server: string | undefined; leftMs?: number }
 
 export type Endpoint = {
   /** For logs and probes. */
   name: string
-  /** One server stands behind it, no balancer. When another answers there, the one before it is gone. Default false. */
+  /**
+   * One server answers there, no load balancer. When another server answers, the previous one no longer exists. Default
+   * false.
+   */
   single?: boolean
   /** One attempt. Rejects when it fails or `signal` aborts, and then leaves nothing open. */
   connect: (signal: AbortSignal) => Promise<EstablishedConnection>
 }
 
-/** What the manager says, pino-compatible. */
+/** The log of the manager, pino-compatible. */
 export interface TunnelManagerLog {
   info(fields: object, message: string): void
   warn(fields: object, message: string): void
@@ -43,56 +46,67 @@ export interface TunnelManagerLog {
 }
 
 export type TunnelManagerOptions = {
-  /** Those there are from the beginning; see `open` for others. */
+  /** The first endpoints; `open` adds others. */
   endpoints: readonly Endpoint[]
-  /** Parallel tunnels to each server. */
+  /** Number of tunnels to each server. */
   connections: number
   newTunnel: (server: string, connectionIndex: number, onChange: (tunnel: Tunnel) => void) => Tunnel
   newBackoff: () => Backoff
   clock: Clock
   log: TunnelManagerLog
   random?: () => number
-  /** An attempt failed or a tunnel ended: for counting. */
+  /** Called when an attempt failed or a tunnel ended, for metrics. */
   onEnd?: (error: TunnelError) => void
 }
 
-/** Behind a balancer the same servers answer again and again: while one is missing they are asked this often without backing off. */
+/**
+ * A load balancer often selects a server that has its tunnels already. While another server is needed, so many attempts
+ * follow without backoff.
+ */
 const PATIENT_DUPLICATES = 40
 /** Longest wait between two such attempts, in milliseconds. */
 const DUPLICATE_DELAY_MS = 30
-/** And longest wait once patience is over. */
+/** Longest wait after those attempts, in milliseconds. */
 const DUPLICATE_DELAY_MAX_MS = 5_000
-/** A server that nobody announces is taken for gone when others answered this often where it was. */
+/**
+ * A server that no other server announces counts as gone after other servers have answered at its endpoint this often.
+ */
 const GONE_AFTER = 8
-/** A pause ends at most so long after a new server was announced, in milliseconds: by chance, for many hear of it at once. */
+/**
+ * After a new server is announced a pause ends within this time, in milliseconds; the moment is random, because many
+ * clients receive the announcement at once.
+ */
 const NEWCOMER_DELAY_MAX_MS = 1_000
-/** While tunnels are down each of them can be tried this often, whatever happened, before its streams are given up. */
+/** Attempts that each tunnel that is down gets in its resume window, whatever the backoff is. */
 const TRIES_PER_WINDOW = 4
-/** However many they are and however short the window: no bound on a pause is shorter, in milliseconds. */
+/** The least value of that limit on a pause, in milliseconds. */
 const PAUSE_BOUND_MIN_MS = 500
 
 type EndpointState = {
   endpoint: Endpoint
-  /** Not to be used any more, but for tunnels that began there. */
+  /** No longer used, except for tunnels that began there. */
   released: boolean
   backoff: Backoff
-  /** Servers it led to. */
+  /** Ids of the servers that answered there. */
   reached: Set<string>
   duplicates: number
   lastError: TunnelError | undefined
-  /** The last cause that only a change elsewhere can mend, so that each is an error in the log once. */
+  /** The last cause that needs a change to recover from, so that the log has it as an error only once. */
   loggedReason: string | undefined
-  /** A tunnel through this endpoint was lost after living this long; the next attempt has not been made yet. */
+  /** How long the connection lived that was lost, in milliseconds, until the next attempt. */
   lostAfterMs: number | undefined
-  /** What ended a tunnel to this address, if retrying cannot help: the protocol versions of the two sides differ. */
+  /**
+   * The error that ended a tunnel through this endpoint if another attempt cannot help, such as different protocol
+   * versions.
+   */
   endedBy: TunnelError | undefined
-  /** When a loss last made the endpoint wait. */
+  /** When a loss was last counted for the backoff. */
   chargedAtMs: number
-  /** Ends a sleep: something changed. */
+  /** Ends the wait for a change. */
   notify: (() => void) | undefined
-  /** Ends a pause between attempts: something changed that may help, or all is over. */
+  /** Ends a pause between attempts: something changed that may help, or the manager stops. */
   endPause: (() => void) | undefined
-  /** What the attempt under way was made with has changed. */
+  /** Something changed during the attempt: if it fails, the next one follows at once. */
   retryRequested: boolean
 }
 
@@ -100,14 +114,14 @@ export class TunnelManager {
   readonly #options: TunnelManagerOptions
   readonly #endpoints = new Set<EndpointState>()
   readonly #tunnels = new Set<Tunnel>()
-  /** Lines that are down, and how often others answered where their servers were. */
+  /** Tunnels that are down, with the number of times that another server answered at their endpoint. */
   readonly #others = new Map<Tunnel, number>()
   readonly #stop = new AbortController()
-  /** By server: what it said last. */
+  /** By server id: its last announcement. */
   readonly #announcements = new Map<string, readonly string[]>()
   #members: readonly string[] | undefined
   #draining = false
-  /** Resolves when all is over after `stop`. */
+  /** Resolves after `stop`, when all loops have ended. */
   readonly stopped: Promise<void>
   #over!: () => void
 
@@ -118,9 +132,9 @@ export class TunnelManager {
   }
 
   /**
-   * One more endpoint.
-   * @returns the release: nothing new is looked for there; tunnels that began there get their connections back until
-   * they end. Calling it twice is fine.
+   * Adds an endpoint.
+   * @returns the release: no new tunnels are made there, and tunnels that began there still get connections until they
+   * end. May be called twice.
    */
   open(endpoint: Endpoint): () => void {
     const state: EndpointState = {
@@ -150,12 +164,12 @@ export class TunnelManager {
     }
   }
 
-  /** Lines that are not over. */
+  /** Tunnels that have not ended. */
   get tunnels(): readonly Tunnel[] {
     return [...this.#tunnels]
   }
 
-  /** For probes: each endpoint, whether a tunnel through it is up, and if not, why. */
+  /** For readiness: each endpoint, whether a tunnel through it is up, and the last error. */
   get endpoints(): { name: string; up: boolean; lastError: TunnelError | undefined }[] {
     return [...this.#endpoints].map(({ endpoint, reached, lastError }) => ({
       name: endpoint.name,
@@ -165,8 +179,9 @@ export class TunnelManager {
   }
 
   /**
-   * The server `from` announced all servers it knows of: each gets a tunnel. One that has just started knows of itself
-   * only, so what all those say counts to whom a tunnel is up; while there is none, the last word stands.
+   * The server `from` announced all servers that it knows: each gets a tunnel. A server that has just started knows only
+   * itself, so the announcements of all servers with a tunnel that is up are merged. Without such a server the last
+   * result stays.
    */
   announced(members: readonly string[], from = ''): void {
     this.#announcements.set(from, members)
@@ -186,12 +201,12 @@ export class TunnelManager {
     for (const state of this.#endpoints) {
       state.duplicates = 0
       state.notify?.()
-      // The pause after earlier failures says nothing about a server that is new.
+      // Earlier failures say nothing about a new server, so their pause is shortened.
       if (newcomers) this.#shorten(state, NEWCOMER_DELAY_MAX_MS)
     }
   }
 
-  /** A pause between attempts, if there is one, ends after at most `maxMs`. */
+  /** Ends a pause between attempts, if there is one, within `maxMs`. */
   #shorten(state: EndpointState, maxMs: number): void {
     const { clock, random = Math.random } = this.#options
     const { endPause } = state
@@ -202,8 +217,8 @@ export class TunnelManager {
   }
 
   /**
-   * Something changed that may help (a certificate, a signal of the operator): waits end now, and an attempt that is
-   * under way and fails is followed by another at once. Does nothing to a tunnel that is up.
+   * Ends all pauses now, because something changed that may help, such as a certificate. An attempt that is under way
+   * and fails is followed by another at once. Tunnels that are up are not touched.
    */
   retryNow(): void {
     for (const state of this.#endpoints) {
@@ -213,20 +228,20 @@ export class TunnelManager {
   }
 
   /**
-   * What connections are made with has changed (a certificate): each is replaced while it works, at a random moment within
-   * `withinMs`; an attempt that is under way and fails is followed by another at once.
+   * Replaces every connection, because the certificate has changed: each while it works, at a random moment within
+   * `withinMs`. An attempt that is under way and fails is followed by another at once.
    */
   renew(withinMs: number): void {
     this.retryNow()
     for (const tunnel of this.tunnels) tunnel.replace(withinMs)
   }
 
-  /** No new tunnels; those there are get their connections back until they end. */
+  /** Makes no new tunnels from now on. Existing tunnels still get connections until they end. */
   drain(): void {
     this.#draining = true
   }
 
-  /** Ends for good; tunnels are closed with `reason`. */
+  /** Ends all loops, and closes all tunnels with `reason`. */
   stop(reason: TunnelError): void {
     this.#stop.abort()
     for (const tunnel of this.tunnels) tunnel.close(reason)
@@ -261,7 +276,7 @@ export class TunnelManager {
     }
   }
 
-  /** Whether something is missing that may be found behind this endpoint. */
+  /** Whether a connection is needed that this endpoint may give. */
   #needsConnection({ reached, released }: EndpointState): boolean {
     const tunnels = this.tunnels
     const nothingNew = this.#draining || released
@@ -274,7 +289,7 @@ export class TunnelManager {
     return wanted.some(server => reached.has(server) || (!released && !isReached(server)))
   }
 
-  /** Servers that were announced or found, and have fewer tunnels than connections. */
+  /** Servers that were announced or reached, and have fewer tunnels than `connections`. */
   #uncovered(): string[] {
     const found = this.tunnels.filter(({ server }) => this.#exists(server)).map(({ server }) => server)
     return [...new Set([...(this.#members ?? []), ...found])].filter(server => {
@@ -283,7 +298,7 @@ export class TunnelManager {
     })
   }
 
-  /** A server that the others no longer announce is not looked for. */
+  /** False for a server that the other servers no longer announce. */
   #exists(server: string): boolean {
     const others = this.tunnels.some(tunnel => tunnel.up && tunnel.server !== server)
     return !others || this.#members === undefined || this.#members.includes(server)
@@ -293,7 +308,10 @@ export class TunnelManager {
     return this.tunnels.filter(tunnel => tunnel.server === server)
   }
 
-  /** Finds the use of a connection. Returns how long to wait before the next, in milliseconds. */
+  /**
+   * Gives a connection to a tunnel that needs it, or closes it. Returns the wait before the next attempt, in
+   * milliseconds.
+   */
   async #assign(state: EndpointState, connection: EstablishedConnection): Promise<number> {
     const { carrier, server = state.endpoint.name } = connection
     if (this.#stop.signal.aborted) {
@@ -323,8 +341,8 @@ export class TunnelManager {
   }
 
   /**
-   * Another server is at home now where these were. Of one that is not announced, and whose endpoint leads elsewhere, the
-   * process is gone, and nobody answers for its tunnels any more: they end now, not when their window is over.
+   * Ends tunnels of servers that no longer exist: another server answers at their endpoint, and nobody announces them. No
+   * server can resume these tunnels, so they end now and not after their resume window.
    */
   #forgetOthers({ endpoint, reached }: EndpointState, server: string): void {
     for (const tunnel of this.tunnels) {
@@ -346,7 +364,7 @@ export class TunnelManager {
         if (tunnel.link.id === undefined) tunnel.close(refusal)
         throw error
       }
-      // The server was restarted, or we were away too long: its end of the streams is gone.
+      // The server was restarted, or the resume window is over: the server has ended the streams.
       this.#options.log.warn(
         { server: tunnel.server, reason: refusal.message },
         'link lost for good, beginning anew'
@@ -376,22 +394,23 @@ export class TunnelManager {
     }
   }
 
-  /** A tunnel that was connected through this address has lost its connection. */
+  /** A tunnel that was connected through this endpoint has lost its connection. */
   #lost(state: EndpointState, tunnel: Tunnel): void {
     const cameUpMs = this.#options.clock.now() - tunnel.livedMs
-    // One cut ends many connections but counts as one failure: that of the first of those that were up at the same time.
+    // One failure of the network ends many connections. It counts once: connections that were up when a loss was last
+    // counted are not counted again.
     if (cameUpMs > state.chargedAtMs) state.lostAfterMs ??= tunnel.livedMs
     if (tunnel.endedBy && !recoversByItself(tunnel.endedBy)) {
       state.lostAfterMs ??= tunnel.livedMs
       state.endedBy = tunnel.endedBy
     }
-    // A pause that began while no tunnel was down may be far too long.
+    // A pause that began while no tunnel was down may be too long now.
     if (tunnel.over) return
     if (state.backoff.isProven(tunnel.livedMs)) state.endPause?.()
     else this.#shorten(state, this.#longestPauseMs(state))
   }
 
-  /** Longest pause between attempts: each tunnel that is down must be tried a few times in its resume window. */
+  /** Longest pause between attempts: each tunnel that is down needs a few attempts in its resume window. */
   #longestPauseMs({ reached }: EndpointState): number {
     const down = this.tunnels.filter(tunnel => !tunnel.up && reached.has(tunnel.server))
     if (down.length === 0) return Infinity
@@ -399,7 +418,7 @@ export class TunnelManager {
     return Math.max(PAUSE_BOUND_MIN_MS, windowMs / (TRIES_PER_WINDOW * down.length))
   }
 
-  /** At once after a tunnel that had proved itself; a tunnel that comes and goes is given time. */
+  /** No wait after a connection that lasted long enough; a backoff after connections that end soon. */
   #delayAfterLoss(state: EndpointState): number {
     const livedMs = state.lostAfterMs ?? 0
     const { endedBy } = state
@@ -413,15 +432,15 @@ export class TunnelManager {
 
   #duplicateDelay(state: EndpointState): number {
     const { random = Math.random } = this.#options
-    // Only who looks for somebody in particular is in a hurry. Who looks for anybody else than a server that drains
-    // waits for one to come up: knocking faster would only cost the draining one its last breath.
+    // Many attempts at once only while a certain server is needed. When all that answers is a server that drains, a
+    // new server has to start first, and more attempts would only load the one that drains.
     const someone = this.#uncovered().length > 0 || this.tunnels.some(tunnel => tunnel.wantsCarrier)
     const beyond = Math.max(0, ++state.duplicates - (someone ? PATIENT_DUPLICATES : 1))
     const delayMs = 1 + random() * Math.min(DUPLICATE_DELAY_MAX_MS, DUPLICATE_DELAY_MS * 2 ** beyond)
     return this.#boundedDelay(state, delayMs)
   }
 
-  /** Counts and tells a failure. Returns how long to wait. */
+  /** Counts and logs a failure. Returns how long to wait, in milliseconds. */
   #failed(state: EndpointState, error: TunnelError): number {
     const { log, onEnd } = this.#options
     state.lastError = error
@@ -448,11 +467,11 @@ export class TunnelManager {
     return delayMs
   }
 
-  /** `delayMs`, or less when a tunnel that is down must be tried sooner. */
+  /** `delayMs`, or less when a tunnel that is down needs an attempt sooner. */
   #boundedDelay(state: EndpointState, delayMs: number): number {
     const { random = Math.random } = this.#options
     const longestMs = this.#longestPauseMs(state)
-    // Random, because the tunnels of many clients may have been lost together.
+    // Random, because many clients may have lost their tunnels at the same time.
     return delayMs > longestMs ? Math.floor(random() * longestMs) : delayMs
   }
 
@@ -464,19 +483,21 @@ export class TunnelManager {
         state.endPause = undefined
         resolve()
       }
-      // Keeps the process alive: between two attempts there may be nothing else that does.
+      // Keeps the process alive: between two attempts nothing else may do so.
       const timer = this.#options.clock.after(delayMs, done, { ref: true })
       state.endPause = done
     })
   }
 }
 
-/** Released, and no tunnel began there. */
+/** Whether the endpoint is released and no tunnel uses it. */
 function isForgotten({ released, reached }: EndpointState): boolean {
   return released && reached.size === 0
 }
 
-/** Trying again may help with nobody changing anything. `CLOSED` is a server that went away politely. */
+/**
+ * Whether another attempt may help without any change. `CLOSED`: the server closed the connection in an orderly way.
+ */
 function recoversByItself({ code, retryable }: TunnelError): boolean {
   return retryable || code === 'CLOSED'
 }

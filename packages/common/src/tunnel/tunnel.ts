@@ -1,6 +1,6 @@
 /**
- * A tunnel: one link to one server, with the session on it. It outlives the connections under it and knows whether it
- * needs another one; who brings that is the manager's business.
+ * A tunnel: one link to one server, with the session on it. It outlives its connections and knows whether it needs
+ * another one. The tunnel manager opens connections.
  */
 import type { Carrier } from '../carrier.js'
 import type { Clock, Timer } from '../clock.js'
@@ -16,16 +16,19 @@ export type TunnelOptions = {
   session: Session
   self: LinkSelf
   clock: Clock
-  /** After this long a connection is replaced before somebody cuts it, in milliseconds; 0: never. */
+  /** Age at which a connection is replaced at the latest, in milliseconds. 0: never. */
   maxAgeMs: number
   random: () => number
-  /** Something happened that may mean work for the manager. */
+  /** Called when the manager may have to act: the tunnel is up, down, old, draining or closed. */
   onChange: (tunnel: Tunnel) => void
 }
 
-/** A connection that may live for less is replaced as if it were this, in milliseconds: not again and again at once. */
+/**
+ * Least lifetime that is assumed for a connection, in milliseconds, so that connections are not replaced in a tight
+ * loop.
+ */
 const LEFT_LEAST_MS = 1_000
-/** What a timer of Node holds: a connection that may live for longer is replaced after this time, too. */
+/** The longest timer of Node. A connection that may live longer is replaced after this time, too. */
 const TIMER_MOST_MS = 2 ** 31 - 1
 
 export class Tunnel {
@@ -34,23 +37,23 @@ export class Tunnel {
   readonly link: Link
   readonly session: Session
   readonly #options: TunnelOptions
-  /** The server takes no new streams here: it drains. */
+  /** The server drains: it accepts no new streams here. */
   leaving = false
-  /** Why it is over. */
+  /** The error that ended the tunnel. */
   endedBy: TunnelError | undefined
-  /** The carrier over which a handshake is under way: one at a time (docs/protocol.md §6). */
+  /** The carrier whose handshake is under way: one at a time (docs/protocol.md §6). */
   #handshakeCarrier: Carrier | undefined
-  /** The connection is old: it is to be replaced while it still works. */
+  /** The connection is old and has to be replaced while it works. */
   #stale = false
-  /** Since when it has had no connection, or an old one. */
+  /** Since when there is no connection, or an old one. */
   #waitingSinceMs: number
   #resumeWindowMs: number
   #ageTimer: Timer | undefined
-  /** When the timer ends. */
+  /** When `#ageTimer` fires. */
   #oldAtMs = Infinity
-  /** `replace` was called during the handshake: its connection, too, was made with what has changed. */
+  /** Set when `replace` is called during a handshake: the connection of that handshake has to be replaced, too. */
   #replaceWithinMs: number | undefined
-  /** How long the connection may live over which a handshake is under way, or was last. */
+  /** How long the newest connection may live, in milliseconds. */
   #leftMs = Infinity
   #upAtMs = 0
   #livedMs = 0
@@ -83,32 +86,32 @@ export class Tunnel {
     return this.link.state === 'closed'
   }
 
-  /** How long the last connection lasted, in milliseconds. */
+  /** How long the last connection lived, in milliseconds. */
   get livedMs(): number {
     return this.#livedMs
   }
 
-  /** Another connection would be welcome: there is none, or it has grown old. */
+  /** Whether the tunnel needs a connection: it has none, or an old one. */
   get wantsCarrier(): boolean {
     return !this.over && !this.#handshakeCarrier && (!this.up || this.#stale)
   }
 
-  /** How long both sides keep the streams while there is no connection, in milliseconds. */
+  /** How long both sides keep the streams without a connection, in milliseconds. */
   get resumeWindowMs(): number {
     return this.#resumeWindowMs
   }
 
   /**
-   * Of two tunnels that want a connection: below 0 when this one is to have it first. Down before old, and the one that
-   * has waited longest before the others: so each gets a connection in turn.
+   * Compares two tunnels that need a connection: below 0 when this one gets it first. A tunnel that is down comes before
+   * one with an old connection, and then the one that has waited longest, so that each gets a connection in turn.
    */
   compareNeed(other: Tunnel): number {
     return Number(this.up) - Number(other.up) || this.#waitingSinceMs - other.#waitingSinceMs
   }
 
   /**
-   * Goes on over `carrier`, or begins. Rejects as `shakeHands` does. `leftMs`: it has to be replaced before it is so old,
-   * since it will be dropped then.
+   * Starts or resumes the link over `carrier`. Rejects as `shakeHands` does. `leftMs`: how long the connection may live;
+   * it is replaced before.
    */
   async attach(carrier: Carrier, { leftMs = Infinity }: { leftMs?: number } = {}): Promise<void> {
     const { self, clock } = this.#options
@@ -124,8 +127,8 @@ export class Tunnel {
   }
 
   /**
-   * What its connection was made with has changed: it is replaced by another one, while it works, at a random moment
-   * within `withinMs`, because many tunnels are replaced for the same reason. A tunnel that is down gets a new connection anyway.
+   * Replaces the connection while it works, because the certificate has changed: at a random moment within `withinMs`,
+   * because many tunnels do so for the same reason. A tunnel that is down gets a new connection anyway.
    */
   replace(withinMs: number): void {
     if (this.#handshakeCarrier) this.#replaceWithinMs = withinMs
@@ -145,14 +148,14 @@ export class Tunnel {
     this.#ageTimer?.cancel()
     this.#ageTimer = undefined
     const endMs = Math.min(maxAgeMs > 0 ? maxAgeMs : Infinity, Math.max(this.#leftMs, LEFT_LEAST_MS))
-    // Between 80 and 90 %: early enough to be done in time, and not all tunnels at once.
+    // Between 80 and 90 % of the lifetime: early enough for several attempts, and not all tunnels at once.
     if (endMs < Infinity) this.#replaceAfter(endMs * (0.8 + 0.1 * random()))
     if (this.#replaceWithinMs !== undefined) this.#replaceAfter(this.#replaceWithinMs * random())
     this.#replaceWithinMs = undefined
     this.#changed()
   }
 
-  /** After `wishedMs` at the latest. */
+  /** Marks the connection as old after `wishedMs`, or earlier if that is planned already. */
   #replaceAfter(wishedMs: number): void {
     const { clock } = this.#options
     const ms = Math.min(wishedMs, TIMER_MOST_MS)

@@ -5,7 +5,7 @@
 import { type Dial, TunnelError } from '@tendril/common'
 
 export type ForwardedDialOptions = {
-  /** Those configured here. A peer reaches no other. */
+  /** The configured clusters. A peer reaches no other. */
   clusters: readonly string[]
   /** Own clients of a cluster as a Dial. */
   dialLocal: (cluster: string) => Dial

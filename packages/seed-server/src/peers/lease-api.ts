@@ -1,40 +1,40 @@
 /**
- * The five requests about Leases that leases.ts makes, over the client library of Kubernetes: loaded only where it is
- * asked for, because it is larger than all the rest of this program. Reference: coordination.k8s.io/v1.
+ * The five requests about Leases that leases.ts makes, with the client library of Kubernetes. It is imported only when
+ * `peers.leases` is configured, because it is larger than the rest of the program. Reference: coordination.k8s.io/v1.
  */
 import type { ConfigurationOptions, RequestContext, ResponseContext, V1Lease } from '@kubernetes/client-node'
 
-/** What matters of a Lease. */
+/** The fields of a Lease that are used. */
 export type Lease = {
   name: string
-  /** Another one after each change. */
+  /** The resource version, which changes with each write. */
   version: string
-  /** Where its holder is reached; undefined when the holder did not say. */
+  /** Address of its holder. Undefined if the Lease has none. */
   address: string | undefined
 }
 
-/** This server's own, as it is to be written. */
+/** The own Lease, as it is written. */
 export type OwnLease = {
   name: string
   /** Id of this server. */
   holder: string
   address: string
   durationMs: number
-  /** When this server began to hold it. */
+  /** When this server acquired it. */
   since: Date
-  /** Of the one to be replaced; undefined: there is none yet. */
+  /** Version of the Lease to replace. Undefined: there is none yet. */
   version: string | undefined
 }
 
-/** Each rejects with an error that has the HTTP status as `code` when the API said no, or when `signal` aborts. */
+/** Each request rejects when the API refuses (the error has the HTTP status as `code`), and when `signal` aborts. */
 export interface LeaseApi {
-  /** Those with the label. */
+  /** All Leases with the label. */
   list(signal: AbortSignal): Promise<{ leases: Lease[]; version: string }>
-  /** Tells what changes after `version`, until the API ends it (as it does now and then) or `signal` aborts. */
+  /** Reports changes after `version`, until the API ends the watch, which is normal, or `signal` aborts. */
   watch(version: string, onChange: (lease: Lease, gone: boolean) => void, signal: AbortSignal): Promise<void>
-  /** Creates or replaces the own one, renewed now. @returns its version. */
+  /** Creates or replaces the own Lease, renewed now. @returns its version. */
   renew(lease: OwnLease, signal: AbortSignal): Promise<string>
-  /** With `version`: only when it has not changed since. */
+  /** Deletes a Lease. With `version`: only if it has not changed since. */
   remove(name: string, version: string | undefined, signal: AbortSignal): Promise<void>
 }
 
@@ -45,11 +45,11 @@ export type LeaseApiOptions = {
   namespace: string
   /** `key=value` */
   label: string
-  /** File that says how the API is reached. Default: the pod's ServiceAccount, else what kubectl would use. */
+  /** kubeconfig file. Default: the pod's ServiceAccount, else the configuration that kubectl would use. */
   kubeconfig?: string | undefined
 }
 
-/** The API ends a watch after this long, in seconds; then all is listed anew. */
+/** The API ends a watch after this long, in seconds. Then all Leases are listed again. */
 const WATCH_SECONDS = 300
 
 const MS_PER_S = 1_000
@@ -94,7 +94,7 @@ export async function openLeaseApi({ namespace, label, kubeconfig }: LeaseApiOpt
         const onEvent = (what: string, lease: V1Lease): void => {
           if (what === 'ADDED' || what === 'MODIFIED') onChange(readLease(lease), false)
           else if (what === 'DELETED') onChange(readLease(lease), true)
-          // The version is too old, or worse. To list again is the answer to all of it.
+          // The version is too old, or another error: list all Leases again.
           else if (what === 'ERROR') abort()
         }
         new Watch(config)

@@ -1,7 +1,7 @@
 /**
- * Finds the other replicas by Kubernetes Leases: each server renews one that carries its address, and watches those of
- * the others. The API is never needed to serve: while it is away or says no, what was known stays, and it is asked
- * again. A Lease counts as long as it keeps changing, by the clock of whoever looks: wall clocks need not agree.
+ * Finds the other replicas by Kubernetes Leases: each server renews a Lease with its address, and watches those of the
+ * others. Serving does not need the API: while it fails or refuses, the known addresses stay and the request is repeated.
+ * A Lease is valid as long as it changes, by the clock of the server that watches: wall clocks need not agree.
  */
 import { type Clock, type Timer, TunnelError, systemClock } from '@tendril/common'
 import { createBackoff } from '@tendril/common/backoff'
@@ -14,7 +14,7 @@ export type LeaseSourceOptions = LeaseApiOptions & {
   holder: string
   /** `host:port` at which the others reach its tunnel listener. */
   address: string
-  /** A Lease that has not changed for this long counts no more, in milliseconds. Default 30 000. */
+  /** A Lease that has not changed for this long is ignored, in milliseconds. Default 30 000. */
   durationMs?: number
   clock?: Clock
   log: Log
@@ -22,13 +22,13 @@ export type LeaseSourceOptions = LeaseApiOptions & {
 
 export const LEASE_DURATION_MS = 30_000
 
-/** A Lease is renewed this often within its duration. */
+/** How often a Lease is renewed within its duration. */
 const RENEWALS = 3
-/** A Lease that has not changed for so many durations is deleted by whoever notices: its holder was killed. */
+/** Every server deletes Leases that have not changed for so many durations: their holders were killed. */
 const DURATIONS_KEPT = 4
-/** Bound on each request but a watch, in milliseconds. */
+/** Longest time of each request except a watch, in milliseconds. */
 const REQUEST_TIMEOUT_MS = 10_000
-/** Bound on deleting the own Lease at the end, in milliseconds: nobody waits for long to leave. */
+/** Longest time for deleting the own Lease at the end, in milliseconds. */
 const LEAVE_TIMEOUT_MS = 3_000
 /** Longest wait after failures, in milliseconds. */
 const RETRY_CAP_MS = 10_000
@@ -50,9 +50,9 @@ class LeaseSource implements PeerSource {
   readonly #leaving = new AbortController()
   #api: Promise<LeaseApi> | undefined
   readonly #since = new Date()
-  /** Of the own Lease, as the API last answered it; undefined: there is none. */
+  /** Version of the own Lease in the last answer of the API. Undefined: there is none. */
   #version: string | undefined
-  /** The Leases of others have been read once: before, nobody being there says nothing. */
+  /** Whether the Leases have been read once. Before that, an empty list means nothing. */
   #listed = false
   /** By the name of the Lease. */
   readonly #known = new Map<string, Known>()
@@ -120,7 +120,7 @@ class LeaseSource implements PeerSource {
         api.renew({ ...own, version: this.#version }, signal)
       )
     } catch (error) {
-      // Somebody deleted or changed it. The name is ours alone: it is written again, over whatever is there.
+      // Somebody deleted or changed the Lease. Its name belongs to this server, so it is overwritten.
       const status = statusOf(error)
       if (status === 404) this.#version = undefined
       if (status === 409) {
@@ -151,7 +151,7 @@ class LeaseSource implements PeerSource {
       },
       this.#over.signal
     )
-    // An API that ends watches at once is not asked again at once.
+    // The API ended the watch at once: wait before the next one.
     await this.#wait(Math.random() * 1_000, this.#over.signal)
   }
 
@@ -160,7 +160,7 @@ class LeaseSource implements PeerSource {
     this.#known.set(name, { address, version, changedAtMs: this.#clock.now() })
   }
 
-  /** Tells who is there now, and deletes what the dead have left. */
+  /** Reports the addresses of valid Leases, and deletes Leases that have expired. */
   #look(): void {
     const nowMs = this.#clock.now()
     const addresses: string[] = []
@@ -181,12 +181,12 @@ class LeaseSource implements PeerSource {
       api.remove(name, version, signal)
     ).then(
       () => this.#log.info({ lease: name }, 'expired lease deleted'),
-      // Another server was faster, or it lives after all.
+      // Another server has deleted it, or its holder has renewed it.
       (error: unknown) => this.#log.debug({ lease: name, reason: why(error) }, 'expired lease not deleted')
     )
   }
 
-  /** Does `act` again and again until the signal aborts; after failures with growing waits, each cause logged once. */
+  /** Repeats `act` until the signal aborts, with growing waits after failures. Each cause is logged once. */
   async #repeat(signal: AbortSignal, complaint: string, act: () => Promise<void>): Promise<void> {
     let backoff = createBackoff({ capMs: RETRY_CAP_MS })
     let logged: string | undefined

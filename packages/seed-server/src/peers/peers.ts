@@ -1,10 +1,11 @@
 /**
- * The other replicas: a tunnel to each of them, over which this server passes dials on, and the tunnels that they keep to
- * this one. From both follows who the members are: the servers that a client should be connected to. How a peer is
- * reached, and where addresses come from, is told from outside.
+ * The other replicas: a tunnel to each of them, over which this server forwards dials, and the tunnels that they keep to
+ * this one. From both this file computes the members: the servers that a client should be connected to. The options say
+ * how a peer is reached and where addresses come from.
  *
- * Siblings, the workers of one seed-server, are peers whose addresses are known beforehand. To the other replicas they
- * are behind one address, as servers are to clients behind a balancer: each tells the peers who dial it who they are.
+ * Siblings, the workers of one seed-server, are peers with known addresses. Other replicas reach all of them at one
+ * address, as clients reach servers behind a load balancer, so each sibling announces all of them to the peers that
+ * connect.
  *
  *     source ──addresses──► manager ──a tunnel each──► forward (we dial)         members = self, and peers whose tunnel
  *     acceptor ──a link──► answer (they dial)                                  is up and who are not leaving
@@ -44,14 +45,14 @@ export type PeersOptions = ForwardedDialOptions & {
   siblings?: readonly string[]
   /** One attempt to reach the server at an address. */
   connect: (address: string, signal: AbortSignal) => Promise<EstablishedConnection>
-  /** The members are others than before; all of them, sorted. */
+  /** Called when the members have changed, with all of them, sorted. */
   onMembers: (members: readonly string[]) => void
   onAnswer?: ForwardOptions['onAnswer']
   link?: LinkLimits
   session?: Partial<SessionLimits>
-  /** What links to and from peers keep for a resume together. */
+  /** Replay bytes that all links to and from peers share. */
   replayBudget?: BudgetShare
-  /** What sessions with peers may promise together. */
+  /** Credit that all sessions with peers share. */
   sessionBudget?: BudgetShare
   /** What all links to and from peers may send in a turn. Default: as much as their carriers take. */
   sendShare?: SendShare
@@ -59,13 +60,19 @@ export type PeersOptions = ForwardedDialOptions & {
   log: Log
 }
 
-/** Changes are told together: a replica that starts connects to all others at once. In milliseconds. */
+/**
+ * Changes within this time are announced together, in milliseconds: a replica that starts connects to all others at
+ * once.
+ */
 export const MEMBERS_DELAY_MS = 50
 
-/** Longest wait of a start for the first attempts to reach the peers, in milliseconds. A host that is off answers nothing. */
+/**
+ * Longest wait of a start for the first attempts to reach the peers, in milliseconds. A host that is down does not
+ * answer at all.
+ */
 export const FIRST_ATTEMPTS_MS = 3_000
 
-/** A peer is missed more than a server by its clients, and there are few of them. */
+/** Shorter than that of clients: there are few peers, and each of them is needed. */
 const BACKOFF_CAP_MS = 5_000
 
 export class Peers {
@@ -80,20 +87,20 @@ export class Peers {
   readonly #instance = randomBytes(INSTANCE_BYTES)
   /** By address: the release of its endpoint. */
   readonly #endpoints = new Map<string, () => void>()
-  /** Addresses that led back here. */
+  /** Addresses that turned out to be this server's own. */
   readonly #own = new Set<string>()
   readonly #dialers = new WeakMap<Tunnel, LinkDialer>()
-  /** Sessions in which others dial. */
+  /** Sessions in which peers dial. */
   readonly #accepted = new Set<Session>()
-  /** Links over which other replicas dial: they are told who the siblings are. */
+  /** Links over which other replicas dial. The ids of the siblings are announced over them. */
   readonly #replicas = new Set<Link>()
   /** Ids of siblings. */
   readonly #siblings = new Set<string>()
-  /** Ids of servers that said who their siblings are: another one behind their address does not mean that they are gone. */
+  /** Ids of servers that announced their siblings. Another server at their address does not mean that they are gone. */
   readonly #shared = new Set<string>()
-  /** The source has answered once, or failed once. */
+  /** Whether the source has answered or failed once. */
   #sourceAsked = false
-  /** Those who wait for the first attempts. */
+  /** Callbacks that wait for the first attempts. */
   readonly #waiting = new Set<() => void>()
   #draining = false
   #stopped = false
@@ -125,7 +132,7 @@ export class Peers {
       newBackoff: () => createBackoff({ capMs: BACKOFF_CAP_MS }),
       clock,
       onEnd: () => this.#notifyWaiting(),
-      // Attempts are for debugging; who came and who went is said here.
+      // Attempts are logged at debug level; this file logs peers that connect and leave.
       log: {
         debug: (fields, message) => log.debug(fields, message),
         info: (fields, message) => log.debug(fields, message),
@@ -141,7 +148,7 @@ export class Peers {
     this.#announcedMembers = this.members
   }
 
-  /** Ids of all servers that take new work, this one included. */
+  /** Ids of all servers that accept new dials, this one included. */
   get members(): readonly string[] {
     const others = this.#usable.map(({ server }) => server)
     return [...new Set(this.#draining ? others : [this.#options.self, ...others])].sort()
@@ -224,7 +231,7 @@ export class Peers {
     }
     session.on('open', () => {
       log.debug('peer dials here')
-      // It is there: whoever waits before trying again to reach it need not.
+      // The peer is reachable, so a pause before the next attempt can end.
       this.#manager.retryNow()
     })
     session.on('close', error => {
@@ -235,7 +242,7 @@ export class Peers {
     if (this.#draining) session.drain('DRAINING', 'the server stops')
   }
 
-  /** This server is no member any more, and takes no new dials from peers; it may still pass its own on. */
+  /** This server is no longer a member and accepts no new dials from peers. It may still forward its own. */
   drain(): void {
     if (this.#draining) return
     this.#draining = true
@@ -260,7 +267,7 @@ export class Peers {
     await this.#manager.stopped
   }
 
-  /** Lines over which a dial can go out now. */
+  /** Tunnels over which a dial can be forwarded now. */
   get #usable(): Tunnel[] {
     return this.#manager.tunnels.filter(
       ({ up, leaving, session }) =>
@@ -281,7 +288,7 @@ export class Peers {
 
   #open(address: string, sibling = false): void {
     const shared = this.#shared
-    /** Servers that it led to. */
+    /** Ids of the servers that answered there. */
     const led = new Set<string>()
     const release = this.#manager.open({
       name: address,
@@ -296,8 +303,8 @@ export class Peers {
           if (sibling) this.#siblings.add(server)
           return connection
         }
-        // Not tried again: an address is a replica's own, and this one lives as long as this process. Siblings are
-        // reached without it.
+        // This address is the server's own and stays so as long as the process lives, so it is not tried again.
+        // Siblings have other addresses.
         connection.carrier.close('CLOSED', 'a server is no peer of its own')
         this.#own.add(address)
         this.#endpoints.delete(address)

@@ -1,7 +1,7 @@
 /**
- * Where the other replicas are found: a list that is written down, or a DNS name that stands for all of them (a
- * headless Service). Addresses may come and go, and this server's own may be among them; who answers there is not
- * known here. The third source, Kubernetes Leases, is leases.ts.
+ * Sources of the addresses of the other replicas: a static list, or a DNS name that resolves to all of them (a headless
+ * Service). Addresses may appear and disappear, and this server's own may be among them. A source does not know which
+ * server answers at an address. The third source, Kubernetes Leases, is leases.ts.
  */
 import { type Clock, type Timer, TunnelError, systemClock } from '@tendril/common'
 import type { Log } from '@tendril/common/log'
@@ -10,13 +10,13 @@ import { formatHostPort } from '@tendril/common/wire/host-port'
 
 export interface PeerSource {
   /**
-   * Tells all addresses (`host:port`) there are, now or soon, and again when they change. Calls `onFailure` each time that
-   * it could not find them out, and tries again.
+   * Calls `onAddresses` with all addresses (`host:port`) as soon as they are known, and again when they change. Calls
+   * `onFailure` each time that they could not be read, and tries again.
    */
   start(onAddresses: (addresses: readonly string[]) => void, onFailure: () => void): void
-  /** This server leaves: whoever asks the source finds it no longer. What the source says about others stays true. */
+  /** Removes this server from the source, so that others no longer find it. */
   leave(): Promise<void>
-  /** Tells nothing from here on. Safe to call twice. */
+  /** Makes no more calls from now on. May be called twice. */
   stop(): Promise<void>
 }
 
@@ -28,7 +28,7 @@ export type DnsSourceOptions = {
   /** A name that resolves to the addresses of all replicas. */
   host: string
   port: number
-  /** Time between two questions, in milliseconds. Default 2000. */
+  /** Time between two lookups, in milliseconds. Default 2000. */
   intervalMs?: number
   resolve?: Resolve
   clock?: Clock
@@ -55,7 +55,7 @@ export function dnsSource(options: DnsSourceOptions): PeerSource {
       onAddresses([...hosts].sort().map(host => formatHostPort({ host, port })))
     } catch (error) {
       if (over.signal.aborted) return
-      // What was known stays: links live on while DNS does not.
+      // The known addresses stay: links continue while DNS fails.
       const { message } = TunnelError.from(error)
       if (message !== logged) log.warn({ name: host, reason: message }, 'peers not resolved, asking again')
       logged = message
