@@ -336,6 +336,11 @@ export const table = [
     ]
   },
 
+  {
+    files: ['seed-server/client-dials'],
+    may: [...shared, 'type:common/log-limiter', 'common/wire/host-port']
+  },
+
   // What is left beside them: config, metrics, egress.
   {
     files: ['seed-server/*'],

@@ -11,7 +11,10 @@ import { type SpliceEnd, splice } from './splice.js'
 export type Served = { target: Target; end: SpliceEnd }
 
 export type ServeOptions = {
-  /** Whose certificate the link was verified with. */
+  /**
+   * Whose certificate the link was verified with. What a server says of a dial's origin counts: it has verified the
+   * caller. What a client says does not: its dials are its own.
+   */
   remote: LinkPrincipal
   /** Time limit of a dial for which the peer says none, in milliseconds. Default 4000. */
   timeoutMs?: number
@@ -37,12 +40,16 @@ async function answer(
 ): Promise<void> {
   try {
     const { target, signal, timeoutMs } = incoming
+    const { hops, ...origin } = (remote.kind === 'server' && incoming.origin) || {
+      principal: remote,
+      front: '',
+      hops: 0
+    }
     const reached = await dial(target, {
       signal,
       timeoutMs: timeoutMs > 0 ? timeoutMs : ownTimeoutMs,
-      principal: remote,
-      front: '',
-      hops: leastHops
+      ...origin,
+      hops: Math.max(hops, leastHops)
     })
     report(splice(incoming.accept(), reached), target, onEnd)
   } catch (error) {

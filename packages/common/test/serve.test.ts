@@ -3,10 +3,14 @@ import { once } from 'node:events'
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net'
 import { Duplex, PassThrough } from 'node:stream'
 import t, { type Test } from 'tap'
-import type { Dial } from '../src/dial.js'
+import type { Dial, DialContext } from '../src/dial.js'
 import { TunnelError } from '../src/errors.js'
+import { Session } from '../src/mux/session.js'
+import type { LinkPrincipal } from '../src/principal.js'
 import { type Served, serve } from '../src/serve.js'
-import { POD, closeOf, never, readAll, sessionPair, turns, until } from './support/sessions.js'
+import { memoryCarriers } from './support/memory-carrier.js'
+import { naiveHello, naiveOpen } from './support/naive-codec.js'
+import { POD, RawPeer, closeOf, never, readAll, sessionPair, turns, until } from './support/sessions.js'
 import { dialContext } from './support/dial-context.js'
 
 function served(t: Test, dial: Dial) {
@@ -41,6 +45,59 @@ async function tcpTarget(t: Test): Promise<{ dial: Dial; accepted: Socket[]; dia
   }
   return { dial, accepted, dialled }
 }
+
+for (const [kind, counts] of [
+  ['server', true],
+  ['client', false]
+] as const) {
+  t.test(
+    `what a ${kind} says of a dial's origin ${counts ? 'counts' : 'is replaced by who it is'}`,
+    async t => {
+      const contexts: DialContext[] = []
+      const remote: LinkPrincipal =
+        kind === 'server' ? { kind, name: 'seed' } : { kind, name: 'node', cluster: 'demo' }
+      const dial: Dial = (_target, context) => {
+        contexts.push(context)
+        return Promise.reject(new TunnelError('TARGET_REFUSED'))
+      }
+      const { near } = sessionPair(t, { onOpen: serve(dial, { remote, leastHops: 1 }) })
+      const origin = {
+        principal: { kind: 'caller', name: 'admin' },
+        front: 'kube',
+        traceId: 'trace'
+      } as const
+
+      for (const hops of [0, 1, 7]) await t.rejects(near.dial(POD, dialContext({ ...origin, hops })))
+
+      const expected = counts ? origin : { principal: remote, front: '' }
+      for (const { principal, front, traceId } of contexts)
+        t.strictSame({ principal, front, ...(traceId !== undefined && { traceId }) }, expected)
+      t.same(
+        contexts.map(({ hops }) => hops),
+        counts ? [1, 1, 7] : [1, 1, 1]
+      )
+    }
+  )
+}
+
+t.test('a server of version 1.0 says nothing of the origin, and asks for itself', async t => {
+  const [carrier, peerCarrier] = memoryCarriers()
+  const contexts: DialContext[] = []
+  const dial: Dial = (_target, context) => {
+    contexts.push(context)
+    return Promise.reject(new TunnelError('TARGET_REFUSED'))
+  }
+  const session = new Session(carrier, {
+    onOpen: serve(dial, { remote: { kind: 'server', name: 'seed' }, timeoutMs: 7_000 })
+  })
+  t.teardown(() => session.close())
+  const peer = new RawPeer(peerCarrier)
+
+  peer.say(naiveHello(), naiveOpen(1, { timeoutMs: 0 }))
+  await peer.expect('REFUSED')
+
+  t.match(contexts, [{ principal: { kind: 'server', name: 'seed' }, front: '', hops: 0, timeoutMs: 7_000 }])
+})
 
 t.test('the far dial gets target, time and signal; its stream is joined, half-close and all', async t => {
   let asked: Parameters<Dial> | undefined

@@ -10,6 +10,7 @@ import {
   TunnelError,
   allIdle,
   formatPrincipal,
+  serve,
   systemClock
 } from '@tendril/common'
 import type { Admin } from '@tendril/common/admin/admin-listener'
@@ -40,6 +41,7 @@ import { type Acceptor, type TunnelConnection, listenAcceptor } from './acceptor
 import { type SiblingListener, connectSibling, listenSiblings } from './acceptor/siblings.js'
 import { CLUSTER_HEADER } from './acceptor/upgrader.js'
 import { createAdmin } from './admin/server-admin.js'
+import { refuseClientDials } from './client-dials.js'
 import type { FrontConfig, SeedConfig } from './config.js'
 import { type Front, listenFront } from './front/front.js'
 import { createRoute } from './front/route.js'
@@ -413,15 +415,18 @@ export class Server implements Service {
   #hostOnLink(
     link: Link,
     name: string,
-    { cluster }: Extract<LinkPrincipal, { kind: 'client' }>,
+    principal: Extract<LinkPrincipal, { kind: 'client' }>,
     { key, remoteAddress: remote }: RemoteIdentity
   ): void {
+    const { cluster } = principal
     const id = link.id?.toString('hex') ?? ''
     const child = this.#log.child({ cluster, client: name, link: id.slice(0, 8) })
     const log = this.#clientLines.of(child, cluster)
     const warnings = this.#refusals.of(child, cluster)
     const sendShare = this.#sendShares.get(cluster)
     const session = new Session(link, {
+      twoWay: 'odd',
+      onOpen: serve(refuseClientDials(warnings), { remote: principal }),
       limits: sessionLimits(this.#config.session),
       budget: this.#sessionBudget.share(cluster),
       ...(sendShare && { sendShare })

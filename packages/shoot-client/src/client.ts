@@ -242,6 +242,7 @@ export class Client implements Service {
     const log = new LogLimiter(CLIENT_LINES).of(child)
     const link = new Link({ limits: linkLimits(section), budget: this.#replayBudget })
     const session = new Session(link, {
+      twoWay: 'even',
       onOpen: serve(this.#dialTarget, {
         remote: { kind: 'server', name: principalName(server) },
         timeoutMs: targets.dialTimeout

@@ -1,7 +1,7 @@
 /**
- * The multiplexer: streams over one Carrier, and the only piece that knows both `Dial` and `Carrier`. One side
- * dials, the other one, which has `onOpen`, answers; no session does both. Frames and their order are in
- * docs/protocol.md §5. It knows nothing of sockets, links or who the peer is.
+ * The multiplexer: streams over one Carrier, and the only piece that knows both `Dial` and `Carrier`. One side dials, and
+ * the other one, which has `onOpen`, answers. With `twoWay` both sides may do both, if the peer agrees. Frames and their
+ * order are in docs/protocol.md §5. It knows nothing of sockets, links or who the peer is.
  *
  * ```
  * greeting ──HELLO──► open ──GOAWAY, either way──► draining ──► closed
@@ -24,16 +24,20 @@ import { encode, writeHeader } from '../wire/encode.js'
 import {
   CREDIT_LIMIT_BYTES,
   FRAME_LIMIT_BYTES,
+  type Features,
   HEADER_BYTES,
   type Hello,
   STREAM_ID_LIMIT,
   VERSION,
+  feature,
   frameType
 } from '../wire/frame.js'
+import type { DialOrigin } from '../wire/origin.js'
 import { ControlQueue } from './control.js'
 import { CreditBudget, type CreditLimits, type ReceiveWindow, creditDefaults } from './credit.js'
 import { RoundTrip } from './round-trip.js'
 import { Stream, type StreamOwner } from './stream.js'
+import { type Parity, StreamNumbers } from './stream-numbers.js'
 import { StreamScheduler } from './stream-scheduler.js'
 
 export type SessionLimits = CreditLimits & {
@@ -64,7 +68,10 @@ export const sessionDefaults: SessionLimits = {
 /** A dial that the peer asks for. Exactly one of `accept` and `refuse` is to be called, once. */
 export interface IncomingDial {
   readonly target: Target
+  /** 0: the peer sets no limit. */
   readonly timeoutMs: number
+  /** Where the dial comes from, as the peer says; `serve` decides whether it counts. Undefined: a peer of version 1.0. */
+  readonly origin: DialOrigin | undefined
   /** Aborted when the peer no longer wants the answer, or cannot hear it. */
   readonly signal: AbortSignal
   accept(): Duplex
@@ -78,11 +85,13 @@ export type SessionOptions = {
   budget?: BudgetShare
   /** What this session and others of its party may send in a turn. Default: as much as the carrier takes. */
   sendShare?: SendShare
-  /**
-   * Answers the peer's dials, and makes this the side that answers: its own `dial` rejects with ONE_WAY, because both sides
-   * would number their streams alike. Absent: this side dials, and lets the peer open nothing.
-   */
+  /** Answers the peer's dials. Absent: this side lets the peer open nothing. */
   onOpen?: (incoming: IncomingDial) => void
+  /**
+   * Both sides may open streams, if the peer agrees (feature TWO_WAY): this side with odd or with even numbers. `odd` is for
+   * the side that opens streams in version 1.0. Default: one way, this side dials, or with `onOpen` answers.
+   */
+  twoWay?: Parity
 }
 
 export type SessionEvents = {
@@ -133,9 +142,14 @@ export class Session extends EventEmitter<SessionEvents> {
   readonly #helloTimer: Timer
   readonly #waitingForHello = new Set<() => void>()
 
-  #lastOwnId = 0
-  #lastPeerId = 0
+  /** What this side offers, and since the peer's HELLO what is in force. */
+  #features: Features
+  readonly #numbers: StreamNumbers
+  /** How many streams the peer may have open at once. */
+  readonly #peerStreamLimit: number
   readonly #streams = new Map<number, Stream>()
+  /** Of the streams, those that the peer opened. */
+  #acceptedCount = 0
   readonly #dialling = new Map<number, Dialling>()
   readonly #answering = new Map<number, Answering>()
 
@@ -161,6 +175,12 @@ export class Session extends EventEmitter<SessionEvents> {
     this.#clock = options.clock ?? systemClock
     this.#limits = { ...sessionDefaults, ...options.limits }
     this.#onOpen = options.onOpen
+    this.#features = options.twoWay ? feature.TWO_WAY : 0
+    this.#peerStreamLimit = options.onOpen ? this.#limits.streamLimit : 0
+    this.#numbers = new StreamNumbers(
+      options.twoWay ?? (options.onOpen ? 'even' : 'odd'),
+      this.#limits.streamIdLimit
+    )
     this.#budget = new CreditBudget(this.#limits, options.budget)
     this.#sendShare = options.sendShare
     this.#roundTrip = new RoundTrip(this.#clock, opaque => this.#sendControl(encode.ping(opaque)))
@@ -170,9 +190,14 @@ export class Session extends EventEmitter<SessionEvents> {
     carrier.on('drain', this.#carrierOnDrain)
     carrier.on('close', this.#carrierOnClose)
 
-    const { frameLimitBytes, streamLimit } = this.#limits
+    const { frameLimitBytes } = this.#limits
     this.#sendControl(
-      encode.hello({ ...VERSION, features: 0, frameLimitBytes, streamLimit: this.#onOpen ? streamLimit : 0 })
+      encode.hello({
+        ...VERSION,
+        features: this.#features,
+        frameLimitBytes,
+        streamLimit: this.#peerStreamLimit
+      })
     )
     this.#helloTimer = this.#clock.after(this.#limits.helloTimeoutMs, () =>
       this.close('PROTOCOL_ERROR', `no HELLO within ${this.#limits.helloTimeoutMs} ms`)
@@ -191,6 +216,16 @@ export class Session extends EventEmitter<SessionEvents> {
   /** Streams open or being dialled, in either direction. */
   get streamCount(): number {
     return this.#streams.size + this.#dialling.size + this.#answering.size
+  }
+
+  /** Streams that the peer opened or asks for. */
+  get #peerStreamCount(): number {
+    return this.#acceptedCount + this.#answering.size
+  }
+
+  /** Optional abilities that both sides have; 0 before the peer's HELLO. */
+  get features(): Features {
+    return this.#peer ? this.#features : 0
   }
 
   /** Shortest recent round trip in milliseconds; 0 before the first answer. */
@@ -212,10 +247,11 @@ export class Session extends EventEmitter<SessionEvents> {
 
   /**
    * The peer's `Dial`. Rejects with the peer's refusal, or LINK_LOST, DRAINING, OVERLOADED (another client may
-   * serve it), DIAL_TIMEOUT, DIAL_CANCELLED; on the side that answers with ONE_WAY.
+   * serve it), DIAL_TIMEOUT, DIAL_CANCELLED; on a side that only answers, or whose peer does not name TWO_WAY, with ONE_WAY.
    */
-  readonly dial = (target: Target, { signal, timeoutMs }: DialContext): Promise<Duplex> =>
+  readonly dial = (target: Target, context: DialContext): Promise<Duplex> =>
     new Promise((resolve, reject) => {
+      const { signal, timeoutMs } = context
       let id: number | undefined
       const settle: Dialling['settle'] = answer => {
         this.#waitingForHello.delete(begin)
@@ -238,14 +274,14 @@ export class Session extends EventEmitter<SessionEvents> {
         if (refusal) return settle({ error: refusal })
         const window = this.#budget.open()
         try {
-          this.#sendControl(encode.open(this.#lastOwnId + 1, target, window.windowBytes, timeoutMs))
+          this.#sendControl(encode.open(this.#numbers.next, target, window.windowBytes, timeoutMs, context))
         } catch (error) {
           window.close()
           return settle({ error: TunnelError.from(error) })
         }
-        id = ++this.#lastOwnId
+        id = this.#numbers.take()
         this.#dialling.set(id, { window, settle })
-        if (id === this.#limits.streamIdLimit) this.drain('DRAINING', 'stream ids are used up')
+        if (this.#numbers.isUsedUp) this.drain('DRAINING', 'stream ids are used up')
       }
       const timer = this.#clock.after(timeoutMs, () =>
         giveUp('DIAL_TIMEOUT', `no answer within ${timeoutMs} ms`)
@@ -259,13 +295,12 @@ export class Session extends EventEmitter<SessionEvents> {
 
   #whyNoDial(): TunnelError | undefined {
     if (this.#lost) return this.#lost
-    if (this.#onOpen) return new TunnelError('ONE_WAY', 'this side answers')
+    if (!this.#numbers.mayOpen) return new TunnelError('ONE_WAY', 'TWO_WAY is not in force')
     if (this.#peerIsLeaving) return new TunnelError('DRAINING')
-    if (this.#lastOwnId === this.#limits.streamIdLimit) {
-      return new TunnelError('DRAINING', 'stream ids are used up')
-    }
+    if (this.#numbers.isUsedUp) return new TunnelError('DRAINING', 'stream ids are used up')
     const limit = Math.min(this.#limits.streamLimit, this.#peer?.streamLimit ?? 0)
-    if (this.streamCount >= limit) return new TunnelError('OVERLOADED', `${limit} streams are open`)
+    if (this.streamCount - this.#peerStreamCount >= limit)
+      return new TunnelError('OVERLOADED', `${limit} streams are open`)
     return undefined
   }
 
@@ -399,6 +434,8 @@ export class Session extends EventEmitter<SessionEvents> {
   #onHello(hello: Hello): void {
     if (this.#peer) throw broken('HELLO comes once')
     this.#peer = hello
+    this.#features &= hello.features
+    this.#numbers.twoWay = (this.#features & feature.TWO_WAY) !== 0
     this.#helloTimer.cancel()
     if (this.#state === 'greeting') this.#state = 'open'
     this.#roundTrip.measure()
@@ -432,8 +469,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   /** Frames for a stream that just ended cross its end on the way; frames for one that never was are broken. */
   #needOnceOpened(id: number, name: string): void {
-    if (id === 0 || id > Math.max(this.#lastOwnId, this.#lastPeerId))
-      throw broken(`${name} for stream ${id}, never opened`)
+    if (!this.#numbers.wasOpened(id)) throw broken(`${name} for stream ${id}, never opened`)
   }
 
   #onReset(id: number, payload: Buffer): void {
@@ -470,14 +506,12 @@ export class Session extends EventEmitter<SessionEvents> {
 
   /** An answer that comes after its dial was given up is late; one that was never asked for is broken. */
   #requireDialled(id: number, name: string): void {
-    if (id === 0 || id > this.#lastOwnId) throw broken(`${name} for stream ${id}, which was not asked for`)
+    if (!this.#numbers.wasOpenedHere(id)) throw broken(`${name} for stream ${id}, which was not asked for`)
     this.#streams.get(id)?.destroy(broken(`${name} for a stream that is open`))
   }
 
   #onOpenFrame(id: number, payload: Buffer): void {
-    if (!this.#onOpen) throw broken('OPEN from the side that opens nothing')
-    if (id <= this.#lastPeerId) throw broken(`stream ${id} opened twice or out of order`)
-    this.#lastPeerId = id
+    this.#numbers.openedByPeer(id)
     let open
     try {
       open = decode.open(payload)
@@ -490,15 +524,14 @@ export class Session extends EventEmitter<SessionEvents> {
       return this.#sendControl(encode.refused(id, code, detail))
     }
     if (this.#weAreLeaving) return this.#sendControl(encode.refused(id, 'DRAINING'))
-    if (this.streamCount >= this.#limits.streamLimit) {
-      return this.#sendControl(
-        encode.refused(id, 'OVERLOADED', `${this.#limits.streamLimit} streams are open`)
-      )
+    if (this.#peerStreamCount >= this.#peerStreamLimit) {
+      return this.#sendControl(encode.refused(id, 'OVERLOADED', `${this.#peerStreamLimit} streams are open`))
     }
     const abort = new AbortController()
     this.#answering.set(id, { abort, creditBytes: open.creditBytes })
-    this.#onOpen({
+    this.#onOpen?.({
       target: open.target,
+      origin: open.origin,
       timeoutMs: Math.min(open.timeoutMs, OPEN_TIMEOUT_LIMIT_MS),
       signal: abort.signal,
       accept: () => this.#accept(id),
@@ -518,6 +551,7 @@ export class Session extends EventEmitter<SessionEvents> {
       return stream
     }
     this.#streams.set(id, stream)
+    this.#acceptedCount++
     this.#sendControl(encode.opened(id, window.windowBytes))
     return stream
   }
@@ -551,7 +585,10 @@ export class Session extends EventEmitter<SessionEvents> {
       resetByUs: (stream, error) => this.#sendControl(encode.reset(stream.id, error.code, error.detail)),
       closed: stream => {
         this.#scheduler.delete(stream)
-        if (this.#streams.get(stream.id) === stream) this.#streams.delete(stream.id)
+        if (this.#streams.get(stream.id) === stream) {
+          this.#streams.delete(stream.id)
+          if (!stream.dialled) this.#acceptedCount--
+        }
         this.#noticeIdle()
       },
       roundTripMs: () => this.#roundTrip.ms,

@@ -47,7 +47,8 @@ export class Stream extends Duplex {
   readonly id: number
   readonly #owner: StreamOwner
   readonly #window: ReceiveWindow
-  readonly #dialled: boolean
+  /** Opened by this side, so that what arrives is said by a target; else it is said by a caller. */
+  readonly dialled: boolean
 
   #creditBytes: number
   #sending: Buffer[] = []
@@ -69,7 +70,6 @@ export class Stream extends Duplex {
   #remoteEnded = false
   #over = false
 
-  /** `dialled`: by this side, so that what arrives is said by a target; else it is said by a caller. */
   constructor(id: number, owner: StreamOwner, window: ReceiveWindow, creditBytes: number, dialled: boolean) {
     super({
       allowHalfOpen: true,
@@ -80,7 +80,7 @@ export class Stream extends Duplex {
     this.#owner = owner
     this.#window = window
     this.#creditBytes = creditBytes
-    this.#dialled = dialled
+    this.dialled = dialled
     // A reset may come before the one who dialled could listen, and must not end the process. Who comes late finds
     // it in `errored`.
     this.on('error', () => {})
@@ -221,7 +221,7 @@ export class Stream extends Duplex {
    */
   fail(error: TunnelError): void {
     this.#close()
-    if (!(this.#remoteEnded ? this.#isBeingRead : this.#dialled && this.#unreadChunks > 0)) {
+    if (!(this.#remoteEnded ? this.#isBeingRead : this.dialled && this.#unreadChunks > 0)) {
       return void this.destroy(error)
     }
     this.#failedBy = error
@@ -265,7 +265,7 @@ export class Stream extends Duplex {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     if (!this.#over) {
       const reason = error
-        ? TunnelError.from(error, this.#dialled ? 'CALLER_RESET' : 'TARGET_RESET')
+        ? TunnelError.from(error, this.dialled ? 'CALLER_RESET' : 'TARGET_RESET')
         : new TunnelError('CLOSED', 'stream destroyed')
       this.#owner.resetByUs(this, reason)
       this.#close()

@@ -7,6 +7,7 @@ import type { Target } from '../dial.js'
 import { type ErrorCode, TunnelError, errorCodeOf } from '../errors.js'
 import { FRAME_LIMIT_BYTES, HEADER_BYTES, HOST, MAGIC, VERSION, protoNumber } from './frame.js'
 import type { Hello } from './frame.js'
+import { type DialOrigin, decodeOrigin } from './origin.js'
 
 export type FrameVisitor = (type: number, stream: number, payload: Buffer) => void
 
@@ -71,7 +72,13 @@ function decodeHello(payload: Buffer): Hello {
   return hello
 }
 
-export type Open = { target: Target; creditBytes: number; timeoutMs: number }
+/** `origin` is undefined when the sender speaks version 1.0. */
+export type Open = {
+  target: Target
+  creditBytes: number
+  timeoutMs: number
+  origin: DialOrigin | undefined
+}
 
 const protoByNumber: Record<number, Target['proto']> = {
   [protoNumber.tcp]: 'tcp',
@@ -99,7 +106,8 @@ function decodeOpen(payload: Buffer): Open {
   return {
     creditBytes: payload.readUInt32BE(0),
     timeoutMs: payload.readUInt32BE(4),
-    target: { proto, port: payload.readUInt16BE(9), host, ...(cluster !== '' && { cluster }) }
+    target: { proto, port: payload.readUInt16BE(9), host, ...(cluster !== '' && { cluster }) },
+    origin: payload.length > clusterEnd ? decodeOrigin(payload.subarray(clusterEnd)) : undefined
   }
 }
 

@@ -14,6 +14,7 @@ import {
   protoNumber
 } from './frame.js'
 import type { Hello } from './frame.js'
+import { type DialOrigin, encodeOrigin } from './origin.js'
 
 /** Writes a frame header at `offset`; the caller has made room for `HEADER_BYTES + length`. */
 export function writeHeader(
@@ -51,14 +52,21 @@ function encodeHello(hello: Hello): Buffer {
   return bytes
 }
 
-/** @throws TunnelError BAD_TARGET when the frame has no room for the target. */
-function encodeOpen(stream: number, target: Target, creditBytes: number, timeoutMs: number): Buffer {
+/** @throws TunnelError BAD_TARGET when the frame has no room for the target or the origin. */
+function encodeOpen(
+  stream: number,
+  target: Target,
+  creditBytes: number,
+  timeoutMs: number,
+  origin?: DialOrigin
+): Buffer {
   const host = nameBytes('host', target.host)
   const cluster = target.cluster ? nameBytes('cluster', target.cluster) : Buffer.alloc(0)
   if (!Number.isInteger(target.port) || target.port < 0 || target.port > 0xffff) {
     throw new TunnelError('BAD_TARGET', `there is no port ${target.port}`)
   }
-  const bytes = frame(frameType.OPEN, stream, 13 + host.length + cluster.length)
+  const tail = origin ? encodeOrigin(origin) : Buffer.alloc(0)
+  const bytes = frame(frameType.OPEN, stream, 13 + host.length + cluster.length + tail.length)
   bytes.writeUInt32BE(creditBytes, 8)
   bytes.writeUInt32BE(Math.min(Math.max(0, Math.ceil(timeoutMs)), 0xffff_ffff), 12)
   bytes[16] = protoNumber[target.proto]
@@ -67,6 +75,7 @@ function encodeOpen(stream: number, target: Target, creditBytes: number, timeout
   host.copy(bytes, 20)
   bytes[20 + host.length] = cluster.length
   cluster.copy(bytes, 21 + host.length)
+  tail.copy(bytes, 21 + host.length + cluster.length)
   return bytes
 }
 

@@ -35,7 +35,7 @@ export const CREDIT_LIMIT_BYTES = 0x7fff_ffff
 export const MAGIC = 0x544e444c
 
 /** Peers of another major version do not understand each other; a higher minor version only adds. */
-export const VERSION = { major: 1, minor: 0 } as const
+export const VERSION = { major: 1, minor: 1 } as const
 
 /** Types from 0x80 up never reach a session: they belong to the link below (docs/protocol.md §6). */
 export const frameType = {
@@ -54,7 +54,13 @@ export const frameType = {
 
 export type FrameType = (typeof frameType)[keyof typeof frameType]
 
-/** Optional abilities, one bit each; in force are those that both hellos name. None is defined yet. */
+/** Optional abilities, one bit each; in force are those that both hellos name. Other bits are ignored. */
+export const feature = {
+  /** Both sides may open streams, one with odd and one with even numbers. */
+  TWO_WAY: 1 << 0
+  // 1 << 1 is reserved for DATAGRAM, and with it the frame type 0x0c.
+} as const
+
 export type Features = number
 
 export type Hello = {

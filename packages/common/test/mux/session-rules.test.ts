@@ -2,7 +2,7 @@
 import t from 'tap'
 import { Session } from '../../src/mux/session.js'
 import { memoryCarriers } from '../support/memory-carrier.js'
-import { naiveFrame, naiveHello, naiveOpen } from '../support/naive-codec.js'
+import { naiveFrame, naiveHello, naiveOpen, naiveOrigin } from '../support/naive-codec.js'
 import { FakeClock } from '../support/fake-clock.js'
 import {
   POD,
@@ -174,7 +174,7 @@ t.test('unknown frames of a newer minor version are ignored', async t => {
   const { session, peer } = sessionAndPeer(t, { answers: true, hello: false })
 
   peer.say(
-    naiveHello({ minor: 1, features: 0xffff_ffff }),
+    naiveHello({ minor: 2, features: 0xffff_ffff }),
     naiveFrame(0x0c, 0, 'new'),
     naiveFrame(0x7f, 99, 'newer')
   )
@@ -189,8 +189,8 @@ t.test('longer payloads of a newer minor version are read as far as they are kno
     naiveFrame(frame[0]!, frame.readUInt32BE(4), Buffer.concat([frame.subarray(8), Buffer.from('more')]))
 
   peer.say(
-    longer(naiveHello({ minor: 1 })),
-    longer(naiveOpen(1)),
+    longer(naiveHello({ minor: 2 })),
+    longer(naiveOpen(1, { origin: naiveOrigin() })),
     longer(naiveFrame(CREDIT, 1, '0x00000001'))
   )
   await peer.expect('OPENED')
@@ -325,7 +325,7 @@ t.test('OPENED and REFUSED that come after the caller left are ignored', async t
   for (const dial of dials) await t.rejects(dial, { code: 'DIAL_CANCELLED' })
   peer.say(
     naiveFrame(OPENED, 1, '0x00000400'),
-    naiveFrame(REFUSED, 2, '0x0011'),
+    naiveFrame(REFUSED, 3, '0x0011'),
     naiveFrame(DATA, 1, 'hello')
   )
   await peer.settled()
@@ -337,7 +337,7 @@ t.test('OPENED and REFUSED that come after the caller left are ignored', async t
     peer.frames.filter(frame => frame.type === 'RESET'),
     [
       { stream: 1, code: 22 },
-      { stream: 2, code: 22 }
+      { stream: 3, code: 22 }
     ]
   )
 })
@@ -533,7 +533,7 @@ t.test('a listener that throws ends the session with a reason, not the process',
 })
 
 t.test('stream ids used up: the session drains, and says so to both sides', async t => {
-  const { near, far, stream } = sessionPair(t, { nearLimits: { streamIdLimit: 3 } })
+  const { near, far, stream } = sessionPair(t, { nearLimits: { streamIdLimit: 6 } })
   const goaway = new Promise<Error>(resolve => far.once('goaway', resolve))
   const kept = []
 

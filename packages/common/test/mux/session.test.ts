@@ -225,7 +225,7 @@ t.test('at the stream limit of either side dials are OVERLOADED, below it they a
 })
 
 t.test('two sides that both answer do not join their diallers when they dial at once', async t => {
-  // Both number their streams 1, 2, 3 …: each would take the other's OPENED for the answer to its own OPEN.
+  // If both numbered their streams alike, each would take the other's OPENED for the answer to its own OPEN.
   const [nearCarrier, farCarrier] = memoryCarriers()
   const near = new Session(nearCarrier, { onOpen: incoming => void incoming.accept().end('said by near') })
   const far = new Session(farCarrier, { onOpen: incoming => void incoming.accept().end('said by far') })
@@ -236,7 +236,9 @@ t.test('two sides that both answer do not join their diallers when they dial at 
 
   const dials = [near, far].map(session => session.dial(POD, dialContext()))
 
-  await Promise.all(dials.map(dial => t.rejects(dial, { code: 'ONE_WAY', detail: 'this side answers' })))
+  await Promise.all(
+    dials.map(dial => t.rejects(dial, { code: 'ONE_WAY', detail: 'TWO_WAY is not in force' }))
+  )
   t.strictSame([near.streamCount, far.streamCount], [0, 0])
 })
 
@@ -337,7 +339,7 @@ t.test(
 
     t.match(await peer.expect('GOAWAY'), { code: 34 })
     t.match(await peer.expect('OPEN'), { stream: 1 })
-    t.match(await peer.expect('OPEN'), { stream: 2 })
+    t.match(await peer.expect('OPEN'), { stream: 3 })
     t.equal(session.state, 'draining')
   }
 )

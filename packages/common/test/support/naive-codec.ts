@@ -57,7 +57,18 @@ function payloadOf(type: number, p: number[]): Record<string, unknown> | undefin
       const host = text(p.slice(12, 12 + p[11]!))
       if (!proto || !/^[\x21-\x7e]+$/.test(host) || !/^[\x21-\x7e]*$/.test(cluster)) return { bad: true }
       const timeoutMs = number(p.slice(4, 8))
-      return { credit: number(p.slice(0, 4)), timeoutMs, proto, port: number(p.slice(9, 11)), host, cluster }
+      const rest = p.slice(at + p[at - 1]!)
+      const origin = rest.length > 0 && originOf(rest)
+      if (origin === undefined) return { bad: true }
+      return {
+        credit: number(p.slice(0, 4)),
+        timeoutMs,
+        proto,
+        port: number(p.slice(9, 11)),
+        host,
+        cluster,
+        ...(origin && { origin })
+      }
     }
     case 'OPENED':
     case 'CREDIT':
@@ -74,6 +85,55 @@ function payloadOf(type: number, p: number[]): Record<string, unknown> | undefin
     default:
       return {}
   }
+}
+
+/** The origin at the end of an OPEN; `undefined` when it is broken. */
+function originOf([hops, kind, ...rest]: number[]): Record<string, unknown> | undefined {
+  const kindName = ['', 'caller', 'client', 'server', 'local'][kind ?? 0]
+  const parts = lengthFirstParts(rest, 4)
+  if (hops === undefined || !kindName || !parts) return undefined
+  const [name, cluster, traceId, metadata] = parts as [number[], number[], number[], number[]]
+  if (cluster.length > 63 || traceId.length > 64 || metadata.length > 112) return undefined
+  const pairs = lengthFirstParts(metadata, Infinity)
+  if (!pairs || pairs.length % 2 === 1) return undefined
+  const isVisible = (bytes: number[]): boolean => bytes.every(byte => byte >= 0x21 && byte <= 0x7e)
+  if (![name, cluster, traceId, ...pairs].every(isVisible)) return undefined
+  if (name.length === 0 || (kindName === 'client') !== cluster.length > 0) return undefined
+  const front = pairs.filter((_, at) => at % 2 === 1 && text(pairs[at - 1]!) === 'front').at(-1) ?? []
+  return {
+    hops,
+    kind: kindName,
+    name: text(name),
+    cluster: text(cluster),
+    traceId: text(traceId),
+    front: text(front)
+  }
+}
+
+/** Up to `count` parts, each behind a byte with its length; `undefined` when one is cut off or missing. */
+function lengthFirstParts(bytes: number[], count: number): number[][] | undefined {
+  const parts: number[][] = []
+  let at = 0
+  while (parts.length < count && (at < bytes.length || count < Infinity)) {
+    const length = bytes[at]
+    if (length === undefined || at + 1 + length > bytes.length) return undefined
+    parts.push(bytes.slice(at + 1, at + 1 + length))
+    at += 1 + length
+  }
+  return parts
+}
+
+/** The origin that an OPEN of version 1.1 ends with. */
+export function naiveOrigin({
+  hops = 0,
+  kind = 1,
+  name = 'kube-apiserver',
+  cluster = '',
+  traceId = '',
+  metadata = ''
+} = {}): Buffer {
+  const parts = [name, cluster, traceId, metadata].map(part => Buffer.from(part, 'latin1'))
+  return Buffer.from([hops, kind, ...parts.flatMap(part => [part.length, ...part])])
 }
 
 /** One frame from its parts; the payload is bytes, text, or hex after `0x`. */
@@ -108,9 +168,19 @@ export function naiveHello({
   )
 }
 
+const NO_ORIGIN: Buffer = Buffer.alloc(0)
+
 export function naiveOpen(
   stream: number,
-  { credit = 65536, timeoutMs = 4000, proto = 1, port = 80, host = 'pod', cluster = '' } = {}
+  {
+    credit = 65536,
+    timeoutMs = 4000,
+    proto = 1,
+    port = 80,
+    host = 'pod',
+    cluster = '',
+    origin = NO_ORIGIN
+  } = {}
 ): Buffer {
   const name = Buffer.from(host)
   const owner = Buffer.from(cluster)
@@ -125,7 +195,8 @@ export function naiveOpen(
       name.length,
       ...name,
       owner.length,
-      ...owner
+      ...owner,
+      ...origin
     ])
   )
 }

@@ -8,6 +8,8 @@ import type { Clock } from '../../src/clock.js'
 import type { Target } from '../../src/dial.js'
 import type { TunnelError } from '../../src/errors.js'
 import { type IncomingDial, Session, type SessionLimits } from '../../src/mux/session.js'
+import type { Parity } from '../../src/mux/stream-numbers.js'
+import { feature } from '../../src/wire/frame.js'
 import { type MemoryCarrier, memoryCarriers } from './memory-carrier.js'
 import { type NaiveFrame, naiveDecode, naiveFrame, naiveHello } from './naive-codec.js'
 import { dialContext } from './dial-context.js'
@@ -165,7 +167,7 @@ export class RawPeer extends EventEmitter<{ frame: [NaiveFrame]; close: [TunnelE
 /** A session of ours and a raw peer that has said HELLO (unless `hello` is false). */
 export function sessionAndPeer(
   t: Teardown,
-  options: Options & { answers?: boolean; hello?: boolean } = {}
+  options: Options & { answers?: boolean; hello?: boolean; twoWay?: Parity } = {}
 ): { session: Session; peer: RawPeer; carrier: MemoryCarrier; accepted: Duplex[]; incoming: IncomingDial[] } {
   const [carrier, peerCarrier] = memoryCarriers(options)
   const accepted: Duplex[] = []
@@ -180,10 +182,13 @@ export function sessionAndPeer(
   const session = new Session(carrier, {
     ...(options.limits && { limits: options.limits }),
     ...(options.clock && { clock: options.clock }),
-    ...(options.answers && { onOpen })
+    ...(options.answers && { onOpen }),
+    ...(options.twoWay && { twoWay: options.twoWay })
   })
   t.teardown(() => session.close())
-  if (options.hello !== false) peer.say(naiveHello({ streamLimit: options.answers ? 0 : 8192 }))
+  const { answers, twoWay } = options
+  const said = twoWay ? { minor: 1, features: feature.TWO_WAY } : { streamLimit: answers ? 0 : 8192 }
+  if (options.hello !== false) peer.say(naiveHello(said))
   return { session, peer, carrier, accepted, incoming }
 }
 

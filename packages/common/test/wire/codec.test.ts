@@ -5,7 +5,8 @@ import { type ErrorCode, TunnelError, errors } from '../../src/errors.js'
 import { decode, eachFrame } from '../../src/wire/decode.js'
 import { encode, writeHeader } from '../../src/wire/encode.js'
 import { FRAME_LIMIT_BYTES, HEADER_BYTES, TEXT_LIMIT_BYTES, frameType } from '../../src/wire/frame.js'
-import { digits, naiveDecode, naiveFrame } from '../support/naive-codec.js'
+import { type DialOrigin, ORIGIN_LIMIT_BYTES } from '../../src/wire/origin.js'
+import { digits, naiveDecode, naiveFrame, naiveOpen, naiveOrigin } from '../support/naive-codec.js'
 
 type Row = { name: string; bytes: Buffer; hex: string; meaning: Record<string, unknown> }
 
@@ -96,6 +97,37 @@ const table: Row[] = [
     }
   },
   {
+    name: 'OPEN for a caller',
+    bytes: encode.open(1, { proto: 'tcp', host: '10.0.0.5', port: 10250 }, 1048576, 4000, {
+      principal: { kind: 'caller', name: 'kube-apiserver' },
+      front: 'demo',
+      traceId: 'abc',
+      hops: 0
+    }),
+    hex: '02 000037 00000001 00100000 00000fa0 01 280a 08 31302e302e302e35 00 00 01 0e 6b7562652d617069736572766572 00 03 616263 0b 05 66726f6e74 04 64656d6f',
+    meaning: {
+      type: 'OPEN',
+      stream: 1,
+      host: '10.0.0.5',
+      origin: { hops: 0, kind: 'caller', name: 'kube-apiserver', cluster: '', traceId: 'abc', front: 'demo' }
+    }
+  },
+  {
+    name: 'OPEN for a client, passed on',
+    bytes: encode.open(3, { proto: 'tcp', host: 'h', port: 1, cluster: 'demo' }, 0, 0, {
+      principal: { kind: 'client', name: 'n', cluster: 'other' },
+      front: '',
+      hops: 2
+    }),
+    hex: '02 00001e 00000003 00000000 00000000 01 0001 01 68 04 64656d6f 02 02 01 6e 05 6f74686572 00 00',
+    meaning: {
+      type: 'OPEN',
+      stream: 3,
+      cluster: 'demo',
+      origin: { hops: 2, kind: 'client', name: 'n', cluster: 'other', traceId: '', front: '' }
+    }
+  },
+  {
     name: 'OPENED',
     bytes: encode.opened(1, 32768),
     hex: '03 000004 00000001 00008000',
@@ -146,6 +178,12 @@ const table: Row[] = [
   }
 ]
 
+/** An origin, in the words of the oracle. */
+function flat({ principal, hops, traceId = '', front }: DialOrigin): Record<string, unknown> {
+  const cluster = principal.kind === 'client' ? principal.cluster : ''
+  return { hops, kind: principal.kind, name: principal.name, cluster, traceId, front }
+}
+
 /** Our decoder, in the words of the oracle. */
 function ours(message: Buffer): Record<string, unknown>[] {
   const frames: Record<string, unknown>[] = []
@@ -162,8 +200,14 @@ function fields(type: number, payload: Buffer): Record<string, unknown> {
       return { ...decode.hello(payload) }
     case frameType.OPEN:
       try {
-        const { target, creditBytes, timeoutMs } = decode.open(payload)
-        return { cluster: '', ...target, credit: creditBytes, timeoutMs }
+        const { target, creditBytes, timeoutMs, origin } = decode.open(payload)
+        return {
+          cluster: '',
+          ...target,
+          credit: creditBytes,
+          timeoutMs,
+          ...(origin && { origin: flat(origin) })
+        }
       } catch (error) {
         if (error instanceof TunnelError && error.code === 'BAD_TARGET') return { bad: true }
         throw error
@@ -235,7 +279,9 @@ t.test('a payload shorter than its fields is broken, longer is from a newer vers
       )
     }
     if (type === frameType.OPEN) {
+      const withoutOrigin = 13 + payload[11]! + payload[12 + payload[11]!]!
       for (let length = 0; length < payload.length; length++) {
+        if (length === withoutOrigin) continue
         t.throws(
           () => decode.open(payload.subarray(0, length)),
           { code: 'BAD_TARGET' },
@@ -244,8 +290,8 @@ t.test('a payload shorter than its fields is broken, longer is from a newer vers
       }
     }
     const longer = naiveFrame(type, bytes.readUInt32BE(4), Buffer.concat([payload, Buffer.from([0])]))
-    if (fixed === 20 || type === frameType.OPEN)
-      t.same(ours(longer), ours(bytes), `${name} with one byte more`)
+    const isWhole = type === frameType.OPEN && decode.open(payload).origin !== undefined
+    if (fixed === 20 || isWhole) t.same(ours(longer), ours(bytes), `${name} with one byte more`)
   }
 })
 
@@ -303,6 +349,77 @@ t.test('a time to dial is rounded up and cut to what OPEN can say', async t => {
   t.same([0.1, 4000.5, 2 ** 33, Infinity, -5].map(said), [1, 4001, 0xffffffff, 0xffffffff, 0])
 })
 
+t.test('each part of an origin at its limit passes, one byte more does not', async t => {
+  const open = (part: object): Buffer => naiveOpen(1, { origin: naiveOrigin({ name: 'n', ...part }) })
+  const pair = (bytes: number): string => `\x01k${String.fromCharCode(bytes - 3)}${'v'.repeat(bytes - 3)}`
+  const client = { kind: 2, cluster: 'c' }
+  for (const [at, beyond, rule] of [
+    [
+      { ...client, cluster: 'c'.repeat(63) },
+      { ...client, cluster: 'c'.repeat(64) },
+      /cluster of the principal has more/
+    ],
+    [{ traceId: 't'.repeat(64) }, { traceId: 't'.repeat(65) }, /trace id has more than 64 bytes/],
+    [{ metadata: pair(112) }, { metadata: pair(113) }, /metadata has more than 112 bytes/],
+    [{ name: 'n'.repeat(255) }, { name: '' }, /name of the principal is empty/],
+    [{ kind: 4 }, { kind: 5 }, /kind 5 of the principal is not known/],
+    [client, { kind: 2 }, /a cluster when it is a client/],
+    [{ kind: 3 }, { kind: 3, cluster: 'c' }, /a cluster when it is a client/],
+    [{ name: '!~' }, { name: 'a b' }, /name of the principal has a character/],
+    [{ metadata: '\x01k\x00' }, { metadata: '\x01k' }, /value of the metadata is cut off/]
+  ] as const) {
+    t.ok(decode.open(open(at).subarray(HEADER_BYTES)).origin, JSON.stringify(at))
+    t.throws(() => decode.open(open(beyond).subarray(HEADER_BYTES)), { code: 'BAD_TARGET', detail: rule })
+  }
+})
+
+t.test('keys of the metadata that are not known are ignored', async t => {
+  const metadata = '\x03new\x05thing\x05front\x04demo\x05later\x00'
+
+  const { origin } = decode.open(naiveOpen(1, { origin: naiveOrigin({ metadata }) }).subarray(HEADER_BYTES))
+
+  t.equal(origin?.front, 'demo')
+})
+
+t.test('the longest OPEN fits the smallest frame that a HELLO may allow', async t => {
+  const longest = encode.open(
+    0xffffffff,
+    { proto: 'tcp', host: 'h'.repeat(255), port: 65535, cluster: 'c'.repeat(255) },
+    0xffffffff,
+    Infinity,
+    {
+      principal: {
+        kind: 'client',
+        name: 'n'.repeat(ORIGIN_LIMIT_BYTES.name),
+        cluster: 'c'.repeat(ORIGIN_LIMIT_BYTES.cluster)
+      },
+      front: 'f'.repeat(ORIGIN_LIMIT_BYTES.metadata - 'front'.length - 2),
+      traceId: 't'.repeat(ORIGIN_LIMIT_BYTES.traceId),
+      hops: 300
+    }
+  )
+
+  t.ok(longest.length - HEADER_BYTES <= 1024, `${longest.length - HEADER_BYTES} bytes`)
+  t.equal(
+    decode.open(longest.subarray(HEADER_BYTES)).origin?.hops,
+    255,
+    'more hops than fit are as many as fit'
+  )
+})
+
+t.test('what has no room in an origin is not sent', async t => {
+  for (const part of [
+    { front: 'f'.repeat(106) },
+    { traceId: 't'.repeat(65) },
+    { principal: { kind: 'caller', name: '' } as const },
+    { principal: { kind: 'caller', name: 'a b' } as const },
+    { principal: { kind: 'client', name: 'n', cluster: '' } as const }
+  ]) {
+    const origin = { principal: { kind: 'caller', name: 'n' } as const, front: '', hops: 0, ...part }
+    t.throws(() => encode.open(1, { proto: 'tcp', host: 'h', port: 1 }, 1, 1, origin), { code: 'BAD_TARGET' })
+  }
+})
+
 const codes = fc.constantFrom(...(Object.keys(errors) as ErrorCode[]))
 const id = fc.integer({ min: 0, max: 0xffffffff })
 const u32 = fc.integer({ min: 0, max: 0xffffffff })
@@ -311,6 +428,19 @@ const name = fc.string({
   minLength: 1,
   maxLength: 255
 })
+const shortName = name.map(name => name.slice(0, 63))
+const principal = fc.oneof(
+  fc.record({ kind: fc.constantFrom('caller' as const, 'server' as const, 'local' as const), name }),
+  fc.record({ kind: fc.constant('client' as const), name, cluster: shortName })
+)
+const origin = fc
+  .record({
+    principal,
+    front: fc.oneof(fc.constant(''), shortName),
+    traceId: fc.oneof(fc.constant(''), shortName),
+    hops: fc.nat(255)
+  })
+  .map(({ traceId, ...origin }) => ({ ...origin, ...(traceId !== '' && { traceId }) }))
 const text = fc.string({ unit: 'grapheme', maxLength: 100 })
 const wireText = text.map(text => Buffer.from(text).toString())
 const frames = fc.oneof(
@@ -330,10 +460,17 @@ const frames = fc.oneof(
       fc.option(name),
       fc.nat(65535),
       u32,
-      u32
+      u32,
+      fc.option(origin)
     )
-    .map(([stream, proto, host, cluster, port, credit, timeoutMs]) =>
-      encode.open(stream, { proto, host, port, ...(cluster && { cluster }) }, credit, timeoutMs)
+    .map(([stream, proto, host, cluster, port, credit, timeoutMs, origin]) =>
+      encode.open(
+        stream,
+        { proto, host, port, ...(cluster && { cluster }) },
+        credit,
+        timeoutMs,
+        origin ?? undefined
+      )
     ),
   fc.tuple(id, u32).map(([stream, bytes]) => encode.opened(stream, bytes)),
   fc.tuple(id, u32).map(([stream, bytes]) => encode.credit(stream, bytes)),

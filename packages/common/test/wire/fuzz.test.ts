@@ -6,7 +6,7 @@ import t from 'tap'
 import { TunnelError } from '../../src/errors.js'
 import { eachFrame } from '../../src/wire/decode.js'
 import { collectGarbage } from '../support/garbage.js'
-import { digits, naiveFrame, naiveHello, naiveOpen } from '../support/naive-codec.js'
+import { digits, naiveFrame, naiveHello, naiveOpen, naiveOrigin } from '../support/naive-codec.js'
 import { POD, sessionAndPeer, turns, until } from '../support/sessions.js'
 import { dialContext } from '../support/dial-context.js'
 
@@ -42,7 +42,8 @@ function frame(below: (n: number) => number): Buffer {
         credit: odd(),
         proto: below(5),
         port: below(65536),
-        host: 'x'.repeat(below(5))
+        host: 'x'.repeat(below(5)),
+        ...(below(3) === 0 && { origin: origin(below) })
       })
     case 4:
       return naiveFrame(3, stream, Buffer.from(digits(odd(), 4)))
@@ -68,8 +69,24 @@ function frame(below: (n: number) => number): Buffer {
       return bytes(below, 1 + below(40))
   }
 }
+
+/** Mostly a whole one, so that what stands behind it is reached. */
+function origin(below: (n: number) => number): Buffer {
+  const whole = naiveOrigin({
+    hops: below(256),
+    kind: below(6),
+    name: 'n'.repeat(below(256)),
+    cluster: 'c'.repeat(below(3) === 0 ? 1 + below(80) : 0),
+    traceId: 't'.repeat(below(80)),
+    metadata: bytes(below, below(20)).toString('latin1')
+  })
+  return below(4) === 0 ? whole.subarray(0, below(whole.length)) : whole
+}
+
 let lastOpened = 0
-const next = (): number => ++lastOpened
+const next = (): number => (lastOpened += step)
+/** 2: all even, as from a peer that takes part in TWO_WAY. */
+let step = 1
 
 function message(below: (n: number) => number): Buffer {
   const frames = Array.from({ length: 1 + below(4) }, () => frame(below))
@@ -108,11 +125,12 @@ t.test(
 /** Each session is closed here and then forgotten; a teardown would keep it. */
 const untidy = { teardown: () => {} }
 
-for (const answers of [true, false]) {
+for (const sides of ['answer', 'dial', 'answer and dial'] as const) {
+  const answers = sides !== 'dial'
   t.test(
-    `${MESSAGES} messages at sessions that ${answers ? 'answer' : 'dial'}: each works or closes with a reason (seed ${SEED})`,
+    `${MESSAGES} messages at sessions that ${sides}: each works or closes with a reason (seed ${SEED})`,
     async t => {
-      const below = random(SEED + (answers ? 1 : 2))
+      const below = random(SEED + sides.length)
       const reasons = new Map<string, number>()
       let sent = 0
       let sessions = 0
@@ -125,8 +143,14 @@ for (const answers of [true, false]) {
         }
         sessions++
         lastOpened = 0
-        const { session, peer, accepted } = sessionAndPeer(untidy, { answers, limits: { streamLimit: 20 } })
-        const dials = answers ? [] : Array.from({ length: 5 }, () => session.dial(POD, dialContext()))
+        step = sides === 'answer and dial' ? 2 : 1
+        const { session, peer, accepted } = sessionAndPeer(untidy, {
+          answers,
+          ...(sides === 'answer and dial' && { twoWay: 'odd' as const }),
+          limits: { streamLimit: 20 }
+        })
+        const dials =
+          sides === 'answer' ? [] : Array.from({ length: 5 }, () => session.dial(POD, dialContext()))
         for (const dial of dials)
           dial.then(
             stream => stream.end('hello').resume(),
