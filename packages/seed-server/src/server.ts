@@ -481,7 +481,7 @@ export class Server implements Service {
         }
       })
       arrived()
-      log.info({ remote }, 'client connected')
+      log.info({ remote, twoWay: session.twoWay }, 'client connected')
       warnOfIgnored(countIgnored())
     })
     link.on('up', ({ first, downMs, replayedBytes }) => {

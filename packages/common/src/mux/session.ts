@@ -223,9 +223,9 @@ export class Session extends EventEmitter<SessionEvents> {
     return this.#acceptedCount + this.#answering.size
   }
 
-  /** Optional abilities that both sides have; 0 before the peer's HELLO. */
-  get features(): Features {
-    return this.#peer ? this.#features : 0
+  /** Both sides may open streams. */
+  get twoWay(): boolean {
+    return this.#numbers.twoWay
   }
 
   /** Shortest recent round trip in milliseconds; 0 before the first answer. */

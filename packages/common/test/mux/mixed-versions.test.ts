@@ -50,7 +50,7 @@ for (const [name, { dials, cluster, twoWay, steps }] of Object.entries(transcrip
         t.equal(target.cluster, cluster)
       }
     }
-    t.equal(session.features, 0)
+    t.equal(session.twoWay, false)
     t.not(session.state, 'closed')
     t.equal(session.streamCount, 0)
   })

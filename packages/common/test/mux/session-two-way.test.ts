@@ -52,7 +52,7 @@ t.test('both sides dial at once, and each dialler reaches the one who answers', 
     [odd, even].map(({ session }) => session.dial(POD, dialContext()))
   )
 
-  t.equal(odd.session.features, feature.TWO_WAY)
+  t.equal(odd.session.twoWay, true)
   odd.accepted[0]!.end('said by odd')
   even.accepted[0]!.end('said by even')
   fromOdd!.end('asked by odd')
@@ -93,7 +93,7 @@ t.test('no even number is used before the peer has named TWO_WAY, and none when 
 
   await t.rejects(early, { code: 'ONE_WAY', detail: 'TWO_WAY is not in force' })
   await t.rejects(session.dial(POD, dialContext()), { code: 'ONE_WAY' })
-  t.equal(session.features, 0)
+  t.equal(session.twoWay, false)
   peer.say(naiveOpen(1), naiveOpen(2), naiveOpen(7))
   await peer.settled()
   t.equal(session.streamCount, 3, 'it numbers its streams as version 1.0 does')
