@@ -8,7 +8,9 @@ export type BackoffOptions = {
   baseMs?: number
   /** Ceiling of every delay, in milliseconds. Default 30 000. */
   capMs?: number
-  /** A connection counts as good after this long, in milliseconds; only then do the delays start over. Default 10 000. */
+  /**
+   * A connection counts as good after this long, in milliseconds; only then do the delays start over. Default 10 000.
+   */
   provenMs?: number
   /** A number in [0, 1). Default Math.random. */
   random?: () => number

@@ -130,7 +130,10 @@ function sentenceOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** A server or client as a whole. `closed` settles when it has ended, for whatever reason, and rejects if that was a failure. */
+/**
+ * A server or client as a whole. `closed` settles when it has ended, for whatever reason, and rejects if that was a
+ * failure.
+ */
 export interface Service {
   start(): Promise<void>
   /** Ends gracefully. Called after `start` has settled, well or not, and perhaps more than once. */
@@ -145,7 +148,8 @@ const STOP_SIGNALS = ['SIGTERM', 'SIGINT']
 
 /**
  * Starts `service` and returns when it has ended. The first SIGTERM or SIGINT stops it gracefully, the second calls
- * `abandon` at once, for whoever has waited long enough; a start under way is let finish first. Rejects with what `start` or `closed` rejected with.
+ * `abandon` at once, for whoever has waited long enough; a start under way is let finish first. Rejects with what
+ * `start` or `closed` rejected with.
  */
 export async function runService(
   service: Service,

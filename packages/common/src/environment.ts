@@ -1,8 +1,8 @@
 /**
  * Environment variables and flags of Node that weaken the security of Node or OpenSSL. Where the program sets the same
- * option on every connection (tls.ts, transport/secure, every HTTP parser) they have no effect, and the warning says so.
- * Otherwise the warning says what they do. This protects against mistakes only: who sets the environment of a process can
- * run any code in it.
+ * option on every connection (tls.ts, transport/secure, every HTTP parser) they have no effect, and the warning says
+ * so. Otherwise the warning says what they do. This protects against mistakes only: who sets the environment of a
+ * process can run any code in it.
  */
 
 type Row = {

@@ -7,7 +7,8 @@
 
 /**
  * One party alone holds 4/5, each of two 4/9, each of n 4/(4n + 1). Beside a party that gives nothing back the next one
- * still gets 4/25: of the default of `link.replayBudget` that is 41 MiB, more than one link may keep (`link.replayLimit`).
+ * still gets 4/25: of the default of `link.replayBudget` that is 41 MiB, more than one link may keep
+ * (`link.replayLimit`).
  */
 const FREE_MULTIPLE = 4
 

@@ -1,9 +1,9 @@
 /**
  * Fair turns at the event loop for what peers make this process do. Node reads a socket until it is empty, and one read
- * brings thousands of tiny messages: a peer that sends nothing else would hold up all others for milliseconds each time.
- * So every receiver has a share: what it may do in one turn of the event loop. What is left waits, and shares that wait
- * are served one after the other, a share each, together for one allowance per turn (deficit round robin, RFC 8290 §4).
- * It knows nothing of sockets, messages or peers.
+ * brings thousands of tiny messages: a peer that sends nothing else would hold up all others for milliseconds each
+ * time. So every receiver has a share: what it may do in one turn of the event loop. What is left waits, and shares
+ * that wait are served one after the other, a share each, together for one allowance per turn (deficit round robin, RFC
+ * 8290 §4). It knows nothing of sockets, messages or peers.
  *
  * ```
  * peer ─► receiver ── share not spent ──► does it now, and charges the share
@@ -19,7 +19,10 @@ export const SHARE_UNITS = 32
 /** What all receivers that wait may do together in one turn, beside those that need not wait. */
 export const TURN_UNITS = 256
 
-/** How long they may take for it, in milliseconds: some units cost a write to a socket each. At least one share is served. */
+/**
+ * How long they may take for it, in milliseconds: some units cost a write to a socket each. At least one share is
+ * served.
+ */
 export const TURN_MS = 0.2
 
 export class FairScheduler {
@@ -37,7 +40,10 @@ export class FairScheduler {
     return this.#turn
   }
 
-  /** The number of this turn, for what is done once in each. The next one has another number, even if nothing is charged. */
+  /**
+   * The number of this turn, for what is done once in each. The next one has another number, even if nothing is
+   * charged.
+   */
   enter(): number {
     this.arm()
     return this.#turn

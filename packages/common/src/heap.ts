@@ -1,7 +1,7 @@
 /**
  * Tells V8 what kind of process this is: a small heap of objects with large buffers passing through. Left alone it
- * counts the buffers as growth of the small heap and marks all of it again every few MiB of traffic. How much is given to
- * young objects can only be said before V8 starts: on the first line of each program in bin/.
+ * counts the buffers as growth of the small heap and marks all of it again every few MiB of traffic. How much is given
+ * to young objects can only be said before V8 starts: on the first line of each program in bin/.
  */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -38,8 +38,9 @@ export type GiveBackOptions = {
 }
 
 /**
- * Collects garbage after a burst of traffic. V8 collects when memory is allocated, and an idle process allocates nothing: the
- * buffers of the burst would stay until the next one. Costs an idle process with large buffers one collection (some 10 ms) each time.
+ * Collects garbage after a burst of traffic. V8 collects when memory is allocated, and an idle process allocates
+ * nothing: the buffers of the burst would stay until the next one. Costs an idle process with large buffers one
+ * collection (some 10 ms) each time.
  * @returns stops it; may be called twice
  */
 export function giveMemoryBack(options: GiveBackOptions = {}): () => void {

@@ -1,10 +1,13 @@
 /**
- * The bound on last words: what was said before a connection broke waits for its reader, but not for one that has
- * stopped reading.
+ * The time limit of pending data: data that was received before a connection broke waits for its reader, but not for a
+ * reader that has stopped reading.
  */
 import type { Clock, Timer } from './clock.js'
 
-/** A reader who takes nothing for so long has stopped, in milliseconds. Longer than a link may be down: then nothing moves. */
+/**
+ * A reader that takes nothing for so long has stopped, in milliseconds. Longer than a link may be down, when nothing
+ * can be read.
+ */
 export const UNREAD_TIMEOUT_MS = 300_000
 
 /** Calls `giveUp` when `left` has been the same for `timeoutMs`; that is looked at once per `timeoutMs`. */

@@ -6,7 +6,10 @@ import { BlockList, type ListenOptions, type Server, isIP } from 'node:net'
 import { TunnelError } from './errors.js'
 import type { Log } from './log.js'
 
-/** A TCP address (`host` '' means every address of the machine, both families; port 0 means any free port) or a Unix socket. */
+/**
+ * A TCP address (`host` '' means every address of the machine, both families; port 0 means any free port) or a Unix
+ * socket.
+ */
 export type ListenAddress = { host: string; port: number } | { path: string }
 
 /** sun_path has 108 bytes on Linux, one of them for the closing NUL. */
@@ -81,7 +84,9 @@ export function formatListen(address: ListenAddress): string {
   return `${isIP(address.host) === 6 ? `[${address.host}]` : address.host}:${address.port}`
 }
 
-/** Whether only processes of this machine can reach the address. A name counts only if it is `localhost` or below it. */
+/**
+ * Whether only processes of this machine can reach the address. A name counts only if it is `localhost` or below it.
+ */
 export function isLoopback(address: ListenAddress): boolean {
   if ('path' in address) return true
   const family = isIP(address.host)

@@ -9,7 +9,9 @@ export const LOG_LIST_LIMIT = 32
 /** Levels of objects in objects. */
 const DEPTH_LIMIT = 4
 
-/** Control and format characters (Unicode Cc, Cf: bidirectional controls and zero width among them), U+2028 and U+2029. */
+/**
+ * Control and format characters (Unicode Cc, Cf: bidirectional controls and zero width among them), U+2028 and U+2029.
+ */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
 
 /** `text` with every invisible character as `\u202e`: what JSON reads as the same text, and a terminal shows. */

@@ -75,7 +75,10 @@ export function createLog(options: LogOptions = {}): Log {
 
 const STANDARD_OUTPUT = 1
 
-/** The outside hears code and sentence; the log gets the cause as well, and a stack only where nobody expected the error. */
+/**
+ * The outside hears code and sentence; the log gets the cause as well, and a stack only where nobody expected the
+ * error.
+ */
 function describeError(error: unknown): unknown {
   if (!(error instanceof Error)) return error
   if (!(error instanceof TunnelError)) return describeUnexpected(error)

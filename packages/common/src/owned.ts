@@ -1,6 +1,6 @@
 /**
- * The owner of a socket between two steps of an attempt to connect: whatever the next step throws, at once or later, the
- * socket is destroyed. A step that returns has taken it over.
+ * The owner of a socket between two steps of an attempt to connect: whatever the next step throws, at once or later,
+ * the socket is destroyed. A step that returns has taken it over.
  */
 type Destroyable = { destroy(): unknown }
 

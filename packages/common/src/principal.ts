@@ -1,6 +1,6 @@
 /**
- * Who asks for a dial, as it travels with the dial from the front to the target. A Principal is made where an identity is
- * verified (identity/principal-of.ts, the fronts), and whoever passes the dial on passes it on unchanged. What a
+ * Who asks for a dial, as it travels with the dial from the front to the target. A Principal is made where an identity
+ * is verified (identity/principal-of.ts, the fronts), and whoever passes the dial on passes it on unchanged. What a
  * principal may do is for policies to decide.
  */
 
@@ -12,9 +12,9 @@ export type Principal =
   /** A seed-server that asks for itself. */
   | { kind: 'server'; name: string }
   /**
-   * Somebody without a certificate, let in by a front on a Unix socket or on loopback. The name is the front's, `unix:NAME`
-   * or `loopback:NAME`: Node has no SO_PEERCRED, so which user or process it is cannot be known. A kind of its own,
-   * because a certificate may carry any name: no caller can have the same kind and name as a front.
+   * Somebody without a certificate, let in by a front on a Unix socket or on loopback. The name is the front's,
+   * `unix:NAME` or `loopback:NAME`: Node has no SO_PEERCRED, so which user or process it is cannot be known. A kind of
+   * its own, because a certificate may carry any name: no caller can have the same kind and name as a front.
    */
   | { kind: 'local'; name: string }
 
@@ -25,9 +25,9 @@ export type LinkPrincipal = Extract<Principal, { kind: 'client' | 'server' }>
 export const PRINCIPAL_NAME_LIMIT = 255
 
 /**
- * A name of any text: bytes that are not visible ASCII, and `%`, are written as in a URL (RFC 3986 §2.1), so that different
- * texts have different names and no name breaks a log line. What exceeds the limit is cut, and ends with a `%` that no
- * other name ends with.
+ * A name of any text: bytes that are not visible ASCII, and `%`, are written as in a URL (RFC 3986 §2.1), so that
+ * different texts have different names and no name breaks a log line. What exceeds the limit is cut, and ends with a
+ * `%` that no other name ends with.
  */
 export function principalName(text: string): string {
   const name = Buffer.from(text)

@@ -1,6 +1,7 @@
 /**
- * First in, first out, both ends in O(1) however much waits: `Array.shift` moves everything behind the first item, which
- * stops the event loop for seconds once a peer has made a few hundred thousand of them wait. It knows nothing of its items.
+ * First in, first out, both ends in O(1) however much waits: `Array.shift` moves everything behind the first item,
+ * which stops the event loop for seconds once a peer has made a few hundred thousand of them wait. It knows nothing of
+ * its items.
  */
 
 /** Places of items that were taken and are not worth moving the others for. */

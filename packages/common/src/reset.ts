@@ -13,8 +13,8 @@ export function carriedBy(tls: Socket, tcp: Socket): void {
 
 /**
  * RST for TCP, and for TLS if `carriedBy` said over what; a Unix socket has none and is destroyed, with `error`. While
- * libuv is shutting down the writing side (one turn of its loop) it refuses to reset (EINVAL), and Node then forgets the
- * handle unclosed: all bytes and the FIN are with the kernel by then, and closing loses nothing.
+ * libuv is shutting down the writing side (one turn of its loop) it refuses to reset (EINVAL), and Node then forgets
+ * the handle unclosed: all bytes and the FIN are with the kernel by then, and closing loses nothing.
  */
 export function resetSocket(socket: Socket, error?: Error): void {
   const tcp = 'encrypted' in socket ? tcpOf.get(socket) : socket

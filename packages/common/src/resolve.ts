@@ -24,7 +24,10 @@ export type ResolveOptions = {
   resolver?: 'auto' | 'own' | 'system'
   /** Asked instead of those of resolv.conf: `address` or `address:port`. With `system` they mean nothing. */
   nameservers?: readonly string[] | undefined
-  /** Names under way at once. At the limit the oldest is given up with OVERLOADED. Default 1024. `system` has threads instead. */
+  /**
+   * Names under way at once. At the limit the oldest is given up with OVERLOADED. Default 1024. `system` has threads
+   * instead.
+   */
   maxQuestions?: number
   clock?: Clock
   /** The files that are read; for tests. */
@@ -92,7 +95,10 @@ export type SharedOptions = {
   lookup: Lookup
   /** Questions under way at once. */
   limit: number
-  /** `dropOldest`: at the limit the oldest lookup fails. `wait`: the new one waits, for lookups that cannot be cancelled. */
+  /**
+   * `dropOldest`: at the limit the oldest lookup fails. `wait`: the new one waits, for lookups that cannot be
+   * cancelled.
+   */
   atLimit: 'dropOldest' | 'wait'
   clock: Clock
 }

@@ -41,7 +41,9 @@ const FILE_LIMIT_BYTES = 4 << 20
 const DEFAULT_TIMEOUT_MS = 2_000
 const DEFAULT_ATTEMPTS = 2
 
-/** Reads the text of resolv.conf. `env` may override it, as in glibc: LOCALDOMAIN the domains, RES_OPTIONS the options. */
+/**
+ * Reads the text of resolv.conf. `env` may override it, as in glibc: LOCALDOMAIN the domains, RES_OPTIONS the options.
+ */
 export function parseResolvConf(
   text: string,
   env: Readonly<Record<string, string | undefined>> = {}
@@ -117,7 +119,9 @@ export function parseHosts(text: string): Map<string, string[]> {
   return hosts
 }
 
-/** systemd's `resolve` is asked over its nameserver in resolv.conf; `myhostname` answers what hosts files of pods hold. */
+/**
+ * systemd's `resolve` is asked over its nameserver in resolv.conf; `myhostname` answers what hosts files of pods hold.
+ */
 const ANSWERED_HERE = ['files', 'dns', 'resolve', 'myhostname']
 
 /** The `hosts:` line of nsswitch.conf: which sources in which order, and those that a resolver in here has not. */

@@ -8,8 +8,8 @@ import { FairScheduler } from './fair-scheduler.js'
 import { Queue } from './queue.js'
 
 /**
- * A message takes one unit of the share (SHARE_UNITS in fair-scheduler), and one more for each of these bytes: a share is
- * 1 MiB. With 256 KiB a cluster with one link had 7 % to 20 % less throughput beside nine links of another cluster.
+ * A message takes one unit of the share (SHARE_UNITS in fair-scheduler), and one more for each of these bytes: a share
+ * is 1 MiB. With 256 KiB a cluster with one link had 7 % to 20 % less throughput beside nine links of another cluster.
  */
 export const SEND_UNIT_BYTES = 32 << 10
 

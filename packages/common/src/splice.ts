@@ -1,7 +1,7 @@
 /**
- * Joins two duplex streams, both ways: half-close is kept, back-pressure passes through, and when one side
- * breaks the other is reset rather than ended, so that nobody takes half an answer for a whole one. What a target
- * said before it broke still reaches the caller, in front of the reset; a caller who breaks off is waited for by nobody.
+ * Joins two duplex streams, both ways: half-close is kept, back-pressure passes through, and when one side breaks the
+ * other is reset rather than ended, so that nobody takes half an answer for a whole one. Data that a target sent before
+ * it broke is delivered to the caller before the reset. The data of a caller that broke is discarded.
  */
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -14,7 +14,7 @@ export type SpliceEnd = { error?: Error }
 
 export type SpliceOptions = {
   clock?: Clock
-  /** How long last words wait for a caller who takes nothing, in milliseconds. Default 300 000. */
+  /** How long pending data waits for a caller that takes nothing, in milliseconds. Default 300 000. */
   unreadTimeoutMs?: number
 }
 
@@ -65,7 +65,7 @@ export function splice(caller: Duplex, target: Duplex, options: SpliceOptions = 
       // Node keeps what it has read of a stream that is destroyed, but does not say it by itself.
       stopFlow()
       for (let chunk; (chunk = target.read() as Buffer | null) !== null;) caller.write(chunk)
-      // Nobody hears what the caller still says; that it leaves has to be noticed.
+      // What the caller still sends is discarded, but its end must be noticed.
       caller.resume()
       if (canResetBehind(caller)) return caller.resetBehind(error)
       const now = (): void => reset(caller, error)
@@ -106,8 +106,8 @@ function flow(from: Duplex, to: Duplex, onChunk?: () => void): () => void {
 }
 
 /**
- * What was said to `side` is whole. A RST now would make the kernel drop what it has yet to send of it; after a plain
- * close it sends that, and answers with RST whatever still comes in. Until then what `side` says is dropped.
+ * All data for `side` has been written. A RST now would make the kernel discard what it has not sent yet. After a plain
+ * close the kernel sends that, and answers further data with RST. Until then data from `side` is discarded.
  */
 function closeBehind(side: Duplex, error?: Error): void {
   side.resume()
@@ -127,7 +127,7 @@ function canResetBehind(side: Duplex): side is Duplex & { resetBehind(error?: Er
   return 'resetBehind' in side
 }
 
-/** What was written to a Unix socket is with its reader: nothing is on its way. */
+/** Data written to a Unix socket is in the buffer of its reader: nothing is under way. */
 function isOverNetwork(side: Duplex): boolean {
   return side instanceof Socket && side.remoteFamily !== undefined
 }

@@ -1,6 +1,6 @@
 /**
- * How both ends of every TLS connection speak: versions, ciphers, curves, and that servers explain their refusals. Not who
- * is let in (identity/peer decides, after the handshake) and not which certificate is shown (a bundle does).
+ * How both ends of every TLS connection speak: versions, ciphers, curves, and that servers explain their refusals. Not
+ * who is let in (identity/peer decides, after the handshake) and not which certificate is shown (a bundle does).
  */
 import { constants } from 'node:crypto'
 import { createSecureContext } from 'node:tls'
@@ -32,8 +32,8 @@ export const TLS_CIPHERS = [
 ].join(':')
 
 /**
- * X25519 costs least; P-256 is for stacks that may use nothing else (FIPS). The others are for those that must: over TLS
- * 1.2 the curve of a peer's certificate has to be among them (RFC 8422 §5.1), and some insist on P-384 (CNSA).
+ * X25519 costs least; P-256 is for stacks that may use nothing else (FIPS). The others are for those that must: over
+ * TLS 1.2 the curve of a peer's certificate has to be among them (RFC 8422 §5.1), and some insist on P-384 (CNSA).
  */
 export const TLS_CURVES = 'X25519:P-256:P-384:P-521'
 
@@ -82,10 +82,10 @@ export function followCertificates(server: Server, certificates: Certificates): 
 
 /**
  * `setSecureContext` with `allowPartialTrustChain`. `createSecureContext` takes this option since Node 20.18, but no
- * public way hands such a context to a `tls.Server`: `createServer` and `setSecureContext` copy a closed list of options in
- * which it is missing (Node 20.20, 24.21), and `addContext` and `SNICallback` serve only clients that send SNI. So the
- * private field is replaced that both set and each new connection reads. Without it nothing listens: intermediate
- * anchors would be refused, with no word of why.
+ * public way hands such a context to a `tls.Server`: `createServer` and `setSecureContext` copy a closed list of
+ * options in which it is missing (Node 20.20, 24.21), and `addContext` and `SNICallback` serve only clients that send
+ * SNI. So the private field is replaced that both set and each new connection reads. Without it nothing listens:
+ * intermediate anchors would be refused, with no word of why.
  */
 function use(server: Server & { _sharedCreds?: SecureContext }, options: TlsOptions): void {
   server.setSecureContext(options)

@@ -6,7 +6,9 @@ import { type Dial, TunnelError, formatPrincipal } from '@tendril/common'
 import type { LimitedLog } from '@tendril/common/log-limiter'
 import { formatHostPort } from '@tendril/common/wire/host-port'
 
-/** Rejects with CALLER_DENIED: it is the client that may not ask, whatever the target. `log` is for what clients cause. */
+/**
+ * Rejects with CALLER_DENIED: it is the client that may not ask, whatever the target. `log` is for what clients cause.
+ */
 export function refuseClientDials(log: LimitedLog): Dial {
   return (target, { principal, traceId }) => {
     const who = formatPrincipal(principal)

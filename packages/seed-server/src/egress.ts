@@ -18,7 +18,10 @@ export type EgressOptions = {
   front?: string
   /** Host that kube-apiserver connects to. Needed where the front listens on every address. */
   host?: string
-  /** Name expected in the front's certificate instead of `host`. Only Kubernetes 1.36 and newer know the key; older ones fail to start. */
+  /**
+   * Name expected in the front's certificate instead of `host`. Only Kubernetes 1.36 and newer know the key; older ones
+   * fail to start.
+   */
   tlsServerName?: string
   /** Where the files will be on kube-apiserver's side. Default `/etc/kubernetes/tendril`. */
   directory?: string

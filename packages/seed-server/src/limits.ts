@@ -1,7 +1,7 @@
 /**
- * What each cluster may use of this process, and what all may together: counts and rates. Bytes are shared by FairBudget,
- * the totals of links, connections and of streams at one front by SharedLimit.
- * Names of clusters and clients are free, so it is the limits of the cluster that protect other clusters.
+ * What each cluster may use of this process, and what all may together: counts and rates. Bytes are shared by
+ * FairBudget, the totals of links, connections and of streams at one front by SharedLimit. Names of clusters and
+ * clients are free, so it is the limits of the cluster that protect other clusters.
  */
 import type { Clock, Dial } from '@tendril/common'
 import { TunnelError, systemClock } from '@tendril/common'

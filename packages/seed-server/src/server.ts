@@ -402,8 +402,8 @@ export class Server implements Service {
   }
 
   /**
-   * Ends the link when the certificate of its newest connection expires. After a renewal the link continues with the new
-   * certificate. A link that is down is not ended: it can only resume over a connection with a valid certificate.
+   * Ends the link when the certificate of its newest connection expires. After a renewal the link continues with the
+   * new certificate. A link that is down is not ended: it can only resume over a connection with a valid certificate.
    */
   #holdToCertificate(link: Link, { socket, identity }: RemoteIdentity): void {
     this.#admissions.get(link)?.()

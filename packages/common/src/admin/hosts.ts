@@ -1,7 +1,7 @@
 /**
  * Which Host headers the admin listener answers. A page in a browser may make its own name resolve to this address (DNS
- * rebinding) and then read what is served here as its own; the browser tells its name in Host. Addresses, `localhost` and
- * names without a dot belong to no page on the internet; other names have to be in the configuration.
+ * rebinding) and then read what is served here as its own; the browser tells its name in Host. Addresses, `localhost`
+ * and names without a dot belong to no page on the internet; other names have to be in the configuration.
  */
 import { isIP } from 'node:net'
 

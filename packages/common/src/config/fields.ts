@@ -51,7 +51,8 @@ function about(options: { about?: string }): { about?: string } {
 }
 
 /**
- * A mapping with exactly these keys; `renamedTo` makes it the old name of another key. Add `.optional()`, or `.prefault({})` for one that is all defaults.
+ * A mapping with exactly these keys; `renamedTo` makes it the old name of another key. Add `.optional()`, or
+ * `.prefault({})` for one that is all defaults.
  */
 export function section<S extends z.core.$ZodShape>(
   sentence: string,
@@ -145,7 +146,10 @@ function quantity(
   })
 }
 
-/** A file. A relative name counts from the directory of the configuration file, or from the working directory in variables and flags. */
+/**
+ * A file. A relative name counts from the directory of the configuration file, or from the working directory in
+ * variables and flags.
+ */
 export function filePath(options: { about?: string } = {}) {
   const place = (written: string, directory: string) => (written === '' ? '' : resolve(directory, written))
   return field(z.string().min(1), {
@@ -196,7 +200,10 @@ export function listenTcp(options: { about?: string } = {}) {
   return field(schema, { ...rest, expected: 'an address such as 127.0.0.1:9443, [::1]:9443 or :9443' })
 }
 
-/** The text of a URL with one of the schemes given, and nothing a host does not have: no path unless `path`, no user unless `credentials`. */
+/**
+ * The text of a URL with one of the schemes given, and nothing a host does not have: no path unless `path`, no user
+ * unless `credentials`.
+ */
 export function url(options: {
   about?: string
   schemes: string[]

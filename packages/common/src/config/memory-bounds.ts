@@ -1,7 +1,7 @@
 /**
  * The most memory that peers can make one process use, computed from its configuration: what `check-config` prints.
- * Pure. Only bounds on sums are here, not those on one header or one message. The kernel's buffers of sockets are not in
- * it: they belong to no program, but a cgroup counts them.
+ * Pure. Only bounds on sums are here, not those on one header or one message. The kernel's buffers of sockets are not
+ * in it: they belong to no program, but a cgroup counts them.
  */
 export type MemoryBound = {
   /** The keys that the bound is computed from, as text: `link.replayMin x 4096 links`. */
@@ -47,12 +47,15 @@ export function memoryBounds(
   ]
 }
 
-/** Resident memory of a program with one link and no streams. Measured: 76 to 115 MiB (test/chaos/stalled.test.ts, "before"). */
+/**
+ * Resident memory of a program with one link and no streams. Measured: 76 to 115 MiB (test/chaos/stalled.test.ts,
+ * "before").
+ */
 export const PROGRAM_BYTES = 120 << 20
 /**
- * What OpenSSL and Node keep for one connection. Measured with 500 connections to a server of node:tls: 55 KiB after the
- * handshake, and 329 to 413 KiB for good once 256 KiB have gone each way at once: Node's buffers between TLS and the
- * socket do not shrink.
+ * What OpenSSL and Node keep for one connection. Measured with 500 connections to a server of node:tls: 55 KiB after
+ * the handshake, and 329 to 413 KiB for good once 256 KiB have gone each way at once: Node's buffers between TLS and
+ * the socket do not shrink.
  */
 export const TLS_BYTES = 416 << 10
 /** A link accepts one more message when it reaches its limit (docs/operations.md, "Memory while links are down"). */
@@ -65,7 +68,9 @@ const RECEIVED_BYTES = 1 << 20
 const WRITTEN_BYTES = 512 << 10
 /** What a stream may hold of what its writer wrote and the session has not sent. */
 const STREAM_SENT_BYTES = 256 << 10
-/** The chunk of one frame that was written to a caller or target who takes nothing, once as it is and once encrypted. */
+/**
+ * The chunk of one frame that was written to a caller or target who takes nothing, once as it is and once encrypted.
+ */
 const STREAM_RECEIVED_BYTES = 130 << 10
 /** LOG_BUFFER_BYTES of log-output.ts; the idle lists of message-buffer.ts. */
 const LOG_BYTES = 1 << 20

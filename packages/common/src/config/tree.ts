@@ -78,7 +78,9 @@ export function mapFields(
   return node.field ? visit(node.field, value) : value
 }
 
-/** Every key below `schema`, in the order it was written. Keys inside lists read `fronts[].name` and have no variable. */
+/**
+ * Every key below `schema`, in the order it was written. Keys inside lists read `fronts[].name` and have no variable.
+ */
 export function listKeys(schema: Schema, prefix: string, path = '', env = prefix): Key[] {
   const node = unwrap(schema)
   const { field, preset } = node

@@ -29,7 +29,10 @@ export type AdmittedOptions = {
   authorities: Authorities
   /** Default `end`. */
   onExpiry?: OnExpiry
-  /** Code of the end: see `verifyPeer`; of servers that were connected to, `SERVER_NOT_IDENTIFIED`. Default `NOT_IDENTIFIED`. */
+  /**
+   * Code of the end: see `verifyPeer`; of servers that were connected to, `SERVER_NOT_IDENTIFIED`. Default
+   * `NOT_IDENTIFIED`.
+   */
   code?: 'NOT_IDENTIFIED' | 'CLIENT_NOT_IDENTIFIED' | 'SERVER_NOT_IDENTIFIED'
   clock?: Clock
   /** The wall clock that validity is judged by. Default: the system's. */
@@ -40,7 +43,9 @@ export type AdmittedOptions = {
 /** One certificate, and the functions that end what was opened with it. */
 type Admitted = { certificate: X509Certificate; notAfter: Date; ends: Set<(why: TunnelError) => void> }
 
-/** The wall clock may be set, and a timer of Node holds 2^31 ms: it is looked at anew after so long, in milliseconds. */
+/**
+ * The wall clock may be set, and a timer of Node holds 2^31 ms: it is looked at anew after so long, in milliseconds.
+ */
 export const LOOK_AGAIN_MS = 60 * 60_000
 /** Certificates whose signatures are verified in one turn of the event loop, about a quarter of a millisecond each. */
 const VERIFIED_AT_ONCE = 16

@@ -58,8 +58,8 @@ export function comesFrom(
 }
 
 /**
- * One authority of each set that OpenSSL may mix up: it looks for issuers by name and key identifier, and takes the first
- * that fits without asking whether its key has made the signature.
+ * One authority of each set that OpenSSL may mix up: it looks for issuers by name and key identifier, and takes the
+ * first that fits without asking whether its key has made the signature.
  */
 export function indistinguishable(authorities: readonly X509Certificate[]): X509Certificate[] {
   const bySubject = new Map<string, [X509Certificate, ...X509Certificate[]]>()
@@ -78,8 +78,8 @@ export function indistinguishable(authorities: readonly X509Certificate[]): X509
 }
 
 /**
- * The certificates above it that its holder showed, at most 16. Node 20 and 22 tell them; Node 24 does not on a server's
- * side: there a leaf under an intermediate comes only from authorities that are the intermediate itself.
+ * The certificates above it that its holder showed, at most 16. Node 20 and 22 tell them; Node 24 does not on a
+ * server's side: there a leaf under an intermediate comes only from authorities that are the intermediate itself.
  */
 export function issuersOf(leaf: X509Certificate): X509Certificate[] {
   const issuers: X509Certificate[] = []

@@ -22,7 +22,10 @@ import { PEM_FILE_LIMIT_BYTES } from './pem.js'
 export type BundleFiles = CredentialFiles
 
 export type BundleOptions = {
-  /** How long after the first sign of a change the files are read, in milliseconds. Default 250: several files change together. */
+  /**
+   * How long after the first sign of a change the files are read, in milliseconds. Default 250: several files change
+   * together.
+   */
   settleMs?: number
   /** How often the files are read without a sign, in milliseconds: some file systems give none. Default 60 000. */
   pollMs?: number

@@ -122,7 +122,8 @@ export function issueLeaf(issuer: Issuer, options: LeafOptions): string {
   const issuerTbs = child(read(issuer.certificate.raw), 0)
   return assemble(
     {
-      // Byte for byte the issuer's subject: verifiers compare the encoding. Field 5 since a v3 certificate states its version.
+      // Byte for byte the issuer's subject: verifiers compare the encoding. Field 5 since a v3 certificate states its
+      // version.
       issuer: child(issuerTbs, 5),
       subject: nameOf(commonName),
       spki,

@@ -113,8 +113,8 @@ export type Authorities = {
 }
 
 /**
- * The authorities in a PEM file, without a certificate of our own. Throws `BAD_IDENTITY` naming the file, also when all of
- * them have expired. `now` is the moment to judge validity at.
+ * The authorities in a PEM file, without a certificate of our own. Throws `BAD_IDENTITY` naming the file, also when all
+ * of them have expired. `now` is the moment to judge validity at.
  */
 export async function loadAuthorities(path: string, now = new Date()): Promise<Authorities> {
   const { anchors, expired } = sortByExpiry(await readCertificates(path, PEM_FILE_LIMIT_BYTES), now)
@@ -122,7 +122,10 @@ export async function loadAuthorities(path: string, now = new Date()): Promise<A
   return { ca: anchors.map(String), warnings: warningsOf(path, anchors, expired) }
 }
 
-/** The certificates of a PEM file, at least one. Throws `BAD_IDENTITY`; `hint` ends the sentence when it holds a key only. */
+/**
+ * The certificates of a PEM file, at least one. Throws `BAD_IDENTITY`; `hint` ends the sentence when it holds a key
+ * only.
+ */
 async function readCertificates(path: string, limitBytes: number, hint = ''): Promise<Chain> {
   const blocks = await readPemFile(path, { limitBytes })
   const certificates = blocks
@@ -176,7 +179,10 @@ function assertCurrent(leaf: X509Certificate, path: string, now: Date): void {
   }
 }
 
-/** OpenSSL has demands of its own, on key sizes and signature hashes for instance: heard now, not at the first handshake. */
+/**
+ * OpenSSL has demands of its own, on key sizes and signature hashes for instance: heard now, not at the first
+ * handshake.
+ */
 function assertAcceptable(tls: TlsOptions, { cert, key }: CredentialFiles): void {
   try {
     createSecureContext(tls)

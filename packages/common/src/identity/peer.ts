@@ -1,7 +1,7 @@
 /**
  * Reads and verifies the identity of a TLS peer, and says which role its certificate allows. Servers run with
- * `requestCert: true, rejectUnauthorized: false`, so that they can answer a refusal over HTTP. That is safe because this
- * file returns no Identity for a socket whose certificate was not verified.
+ * `requestCert: true, rejectUnauthorized: false`, so that they can answer a refusal over HTTP. That is safe because
+ * this file returns no Identity for a socket whose certificate was not verified.
  */
 import type { X509Certificate } from 'node:crypto'
 import { X509Certificate as Certificate } from 'node:crypto'
@@ -18,7 +18,9 @@ export { readIdentity } from './identity.js'
 export type { Identity } from './identity.js'
 
 export type VerifyOptions = {
-  /** Code of the refusal: `NOT_IDENTIFIED` for callers of a front (default), `CLIENT_NOT_IDENTIFIED` for tunnel clients. */
+  /**
+   * Code of the refusal: `NOT_IDENTIFIED` for callers of a front (default), `CLIENT_NOT_IDENTIFIED` for tunnel clients.
+   */
   code?: 'NOT_IDENTIFIED' | 'CLIENT_NOT_IDENTIFIED'
   /** Names of the authorities that would have been accepted, for the message: `Bundle.authorities`. */
   authorities?: readonly string[]
@@ -125,9 +127,9 @@ export function clusterOf(identity: Identity, clusters: readonly ClusterIdentiti
 }
 
 /**
- * Refuses, at a front, the certificates of those who connect at the tunnel: by their role, or by a name that maps them to
- * a cluster or to the other servers. What a cluster's nodes hold must never open a way into a control plane, whatever
- * authority it comes from. Throws `CALLER_DENIED`.
+ * Refuses, at a front, the certificates of those who connect at the tunnel: by their role, or by a name that maps them
+ * to a cluster or to the other servers. What a cluster's nodes hold must never open a way into a control plane,
+ * whatever authority it comes from. Throws `CALLER_DENIED`.
  */
 export function assertCaller(identity: Identity, { clusters = [], peers }: TunnelIdentities = {}): void {
   const refuse = (why: string): never => {

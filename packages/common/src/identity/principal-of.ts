@@ -1,6 +1,6 @@
 /**
- * From a verified identity to the Principal that its dials carry: who may ask at a front is decided before (assertCaller);
- * who may have links is decided here.
+ * From a verified identity to the Principal that its dials carry: who may ask at a front is decided before
+ * (assertCaller); who may have links is decided here.
  */
 import { TunnelError } from '../errors.js'
 import { type LinkPrincipal, type Principal, principalName } from '../principal.js'
@@ -13,8 +13,9 @@ export function callerOf(identity: Identity): Principal {
 }
 
 /**
- * Of a certificate that is shown at the tunnel: another server by its `tendril://server` or by `peers`, else the client of
- * one cluster. Without `peers` a server is refused like anybody who is no client. Throws `CLUSTER_DENIED`, as `clusterOf` does.
+ * Of a certificate that is shown at the tunnel: another server by its `tendril://server` or by `peers`, else the client
+ * of one cluster. Without `peers` a server is refused like anybody who is no client. Throws `CLUSTER_DENIED`, as
+ * `clusterOf` does.
  */
 export function linkPrincipalOf(
   identity: Identity,

@@ -5,8 +5,8 @@ import type { Bundle } from './bundle.js'
 export const RENEWAL_MS = 50_000
 
 /**
- * Calls `renew` when the files have changed, with the time over which the replacing is to be spread: at most half of what
- * the certificate before is still good for, as the other side ends what was opened with it.
+ * Calls `renew` when the files have changed, with the time over which the replacing is to be spread: at most half of
+ * what the certificate before is still good for, as the other side ends what was opened with it.
  * @returns the release; calling it twice is fine.
  */
 export function followRenewals(

@@ -1,17 +1,22 @@
-/** What two sides of a link tell each other beside the session (docs/protocol.md §6.4): state, said as JSON. */
+/**
+ * Announcements: the state that one side of a link sends to the other beside the session, as JSON (docs/protocol.md
+ * §6.4).
+ */
 import { TunnelError } from '../errors.js'
 
 export type Announcement = {
   /** From a server: ids of all servers of this cluster. */
   members?: string[]
-  /** From a client: CIDRs, addresses and host names that it serves best. */
+  /** From a client: CIDRs, addresses and host names that it announces. */
   routes?: string[]
 }
 
 /** Most entries of a list that are read. */
 export const ANNOUNCEMENT_ENTRIES_LIMIT = 1_024
 
-/** Reads an announcement; fields that are not known are ignored. @throws TunnelError PROTOCOL_ERROR when it is not one. */
+/**
+ * Reads an announcement; fields that are not known are ignored. @throws TunnelError PROTOCOL_ERROR when it is not one.
+ */
 export function readAnnouncement(text: string): Announcement {
   let value: unknown
   try {

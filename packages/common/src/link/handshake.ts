@@ -1,6 +1,6 @@
 /**
- * The client's side of the link handshake: one question and one answer over a fresh carrier, after which the
- * link goes on over it. The server's side is `LinkHost`.
+ * The client's side of the link handshake: HELLO and its answer over a new carrier, after which the link continues over
+ * that carrier. The server's side is `LinkHost`.
  */
 import type { Carrier } from '../carrier.js'
 import { type Clock, systemClock } from '../clock.js'
@@ -8,7 +8,7 @@ import { TunnelError } from '../errors.js'
 import type { Link } from './link.js'
 import { type LinkWelcome, decodeAnswer, encodeHello } from './link-message.js'
 
-/** Who asks; see LinkHello. */
+/** The client that opens or resumes the link; see LinkHello. */
 export type LinkSelf = { name: string; instance: Buffer; connectionIndex: number }
 
 /** How long the other side's first message may take, in milliseconds. */
@@ -41,7 +41,7 @@ export function shakeHands(
           begin(link, carrier, answer.welcome)
           resolve(answer.welcome)
         } catch (error) {
-          // The server may think that all is well: it hears why not.
+          // The server may consider the link as up, so it gets the reason.
           const broken = TunnelError.from(error)
           carrier.close(broken.code, broken.detail)
           reject(broken)

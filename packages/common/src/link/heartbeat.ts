@@ -1,14 +1,13 @@
 /**
- * Whether the other end of a carrier is still there. Any byte received is a sign of life; when none came for a
- * while a ping asks for one, and when none came for longer the carrier is given up. It measures the round trip
- * along the way.
+ * Detects that the other end of a carrier is gone. Any byte received shows that it is alive. After some silence it
+ * sends a ping, and after more silence it ends the carrier. It also measures the round trip.
  */
 import type { Clock, Timer } from '../clock.js'
 
 export type HeartbeatLimits = {
   /**
-   * Silence after which a ping is sent, in milliseconds; up to a fifth of it sooner. Default 5000. Also what keeps a
-   * NAT's memory fresh.
+   * Silence after which a ping is sent, in milliseconds, or up to a fifth of it earlier. Default 5000. Pings also keep
+   * the connection in the tables of NATs.
    */
   pingIntervalMs: number
   /** Silence after which the carrier counts as lost, in milliseconds. Default 10 000. */
@@ -18,15 +17,18 @@ export type HeartbeatLimits = {
 export const heartbeatDefaults: HeartbeatLimits = { pingIntervalMs: 5_000, deadAfterMs: 10_000 }
 
 /**
- * The part of the interval by which a ping may come early, by chance: whoever asks first spares the other side, which
- * has heard something then. Two sides that hear each other at the same moment would else go on asking together.
+ * The part of the interval by which a ping may be early, at random. The side that sends first saves the other its ping,
+ * since that side has received something. Without it both sides would go on to send at the same moment.
  */
 const EARLY_PART = 0.2
 
 /** Pings fall on ticks, this many to an interval: of a thousand idle links dozens then share one wake-up. */
 const TICKS = 50
 
-/** A timer that fires later than this, in milliseconds, says that the process was stopped or busy, not that the peer is silent. */
+/**
+ * A timer that fires later than this, in milliseconds, shows that this process was stopped or busy, not that the peer
+ * is silent.
+ */
 export const LATE_MS = 500
 
 type Heart = {
@@ -67,13 +69,13 @@ export class Heartbeat {
     return this.#roundTripMs
   }
 
-  /** Milliseconds since the last sign of life, as far as it was looked for. */
+  /** Milliseconds since the last byte that was noticed. */
   get silentMs(): number {
     this.listen()
     return this.#clock.now() - this.#receivedAtMs
   }
 
-  /** Looks whether something came. Also to be called when a message arrives: silence begins at the last one. */
+  /** Notices received bytes. Also to be called for each message, so that silence begins with the last one. */
   listen(): void {
     const bytes = this.#heart.bytesReceived()
     if (bytes === this.#bytes) return
@@ -86,7 +88,7 @@ export class Heartbeat {
     this.#wait()
   }
 
-  /** Asks for a sign of life now. */
+  /** Sends a ping now. */
   ping(): void {
     this.#asked = true
     this.#pingedAtMs = this.#clock.now()
@@ -102,7 +104,7 @@ export class Heartbeat {
     this.#timer = undefined
   }
 
-  /** One timer at a time: the next moment at which silence would mean something. */
+  /** Sets the timer for the next moment at which silence has a consequence. */
   #wait(): void {
     const { pingIntervalMs, deadAfterMs } = this.#limits
     const silentMs = this.#clock.now() - this.#receivedAtMs
@@ -124,7 +126,8 @@ export class Heartbeat {
     this.#timer = undefined
     const silentMs = this.silentMs
     if (silentMs >= this.#limits.deadAfterMs) {
-      // This process itself was stopped or busy: bytes received meanwhile wait in the kernel and are read before the next timer.
+      // This process itself was stopped or busy: bytes received meanwhile wait in the kernel and are read before the
+      // next timer.
       if (this.#clock.now() - this.#dueAtMs > LATE_MS) return this.#lookAfter(1)
       return this.#heart.dead(silentMs)
     }

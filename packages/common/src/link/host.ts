@@ -1,7 +1,7 @@
 /**
- * The server's side of the link handshake, and the table of links it has answered for: which of them a fresh
- * carrier goes on with, and which older ones it makes superfluous. A link belongs to the verified identity that
- * opened it; nobody else can go on with it, whatever id they present.
+ * The server's side of the link handshake, and the table of links: it finds the link that a new carrier resumes, and
+ * ends older links that a new one replaces. A link belongs to the verified identity that opened it. No other identity
+ * can resume it, whatever id it sends.
  */
 import { randomBytes } from 'node:crypto'
 import type { Carrier } from '../carrier.js'
@@ -13,38 +13,38 @@ import { HANDSHAKE_TIMEOUT_MS } from './handshake.js'
 import { Link, type LinkLimits, linkDefaults } from './link.js'
 import { LINK_ID_BYTES, type LinkHello, decodeHello, encodeRefuse, encodeWelcome } from './link-message.js'
 
-/** Who is behind a carrier, as verified before it was handed over. */
+/** The peer of a carrier, verified before. */
 export type LinkPeer = {
   /** Stable over certificate renewals: cluster and subject. Links are bound to it. */
   key: string
 }
 
 export type LinkHostOptions<P extends LinkPeer> = {
-  /** This replica's id, told to every client. */
+  /** This replica's id, sent to every client. */
   server: string
-  /** Called before anything is received on a new link: put a session on it. */
+  /** Called before anything is received on a new link. The caller puts a session on it. */
   onLink: (link: Link, hello: LinkHello, peer: P) => void
-  /** A link went on over another carrier, perhaps from elsewhere. */
+  /** A link was resumed over another carrier, perhaps from another address. */
   onResume?: (link: Link, peer: P) => void
-  /** A handshake was refused; the reason is what the client heard. */
+  /** A handshake was refused, with this reason in the answer. */
   onRefuse?: (error: TunnelError, peer: P) => void
   limits?: Partial<LinkLimits>
   clock?: Clock
-  /** What the links of this peer and others of its party keep for a resume. Default 256 MiB for each link. */
+  /** The replay budget of this peer's party. Default 256 MiB for each link. */
   budgetOf?: (peer: P) => BudgetShare
   /**
-   * Asked before a link is opened, when the older links that it replaces have ended. Refuses by throwing, else returns
-   * what to call when the link has ended; links that are down have not. Default: at most 4096 links.
+   * Called before a link is opened, when the older links that it replaces have ended. Throws to refuse the link, else
+   * returns the release for when the link has ended. A link that is down has not ended. Default: at most 4096 links.
    */
   admit?: (hello: LinkHello, peer: P) => Release
 }
 
-/** Most links of a process at once, when nothing else is said. */
+/** Default for the most links of a process. */
 export const LINK_LIMIT = 4_096
 
 type Entry = { link: Link; key: string; hello: LinkHello }
 
-/** One place that a client may have a link in: a newer link there makes the older one superfluous. */
+/** Identity, name and connection index of a link: a newer link with the same ones replaces the older. */
 function placeOf({ key }: LinkPeer, { name, connectionIndex }: LinkHello): string {
   return JSON.stringify([key, name, connectionIndex])
 }
@@ -56,7 +56,7 @@ export class LinkHost<P extends LinkPeer> {
   readonly #admit: (hello: LinkHello, peer: P) => Release
   /** By id. */
   readonly #entries = new Map<string, Entry>()
-  /** By place, so that looking for older links does not cost more for each link there is. */
+  /** By place, so that the search for older links does not depend on the number of links. */
   readonly #places = new Map<string, Set<Entry>>()
   #draining = false
 
@@ -68,7 +68,7 @@ export class LinkHost<P extends LinkPeer> {
     this.#admit = options.admit ?? (() => links.acquire())
   }
 
-  /** New links are refused with DRAINING from here on; those there are may still go on over other carriers. */
+  /** Refuses new links with DRAINING from now on. Existing links may still be resumed. */
   drain(): void {
     this.#draining = true
   }
@@ -77,7 +77,7 @@ export class LinkHost<P extends LinkPeer> {
     return this.#entries.size
   }
 
-  /** Answers the handshake that the peer begins on a fresh carrier. */
+  /** Answers the handshake that the peer begins on a new carrier. */
   accept(carrier: Carrier, peer: P): void {
     let refused = false
     const timer = this.#clock.after(HANDSHAKE_TIMEOUT_MS, () => {
@@ -87,7 +87,7 @@ export class LinkHost<P extends LinkPeer> {
       try {
         const refusal = this.#answer(carrier, peer, decodeHello(message))
         if (refusal) {
-          // One REFUSE for each carrier: after it the client asks for a new link, or is not heard any more.
+          // One REFUSE for each carrier: after it the client may only ask for a new link.
           if (refused) throw refusal
           refused = true
           this.#options.onRefuse?.(refusal, peer)
@@ -111,7 +111,7 @@ export class LinkHost<P extends LinkPeer> {
     carrier.on('close', done)
   }
 
-  /** Undefined when a link goes on over the carrier; otherwise why a resume is refused. */
+  /** Undefined when the link is resumed over the carrier, otherwise the reason for the refusal. */
   #answer(carrier: Carrier, peer: P, hello: LinkHello): TunnelError | undefined {
     if (hello.resume) return this.#resume(carrier, peer, hello, hello.resume)
     this.#open(carrier, peer, hello)
@@ -154,7 +154,7 @@ export class LinkHost<P extends LinkPeer> {
     { id, received }: { id: Buffer; received: number }
   ): TunnelError | undefined {
     const entry = this.#entries.get(id.toString('hex'))
-    // A wrong identity hears the same as a wrong id: an id that was guessed or stolen tells nothing.
+    // The same answer for a wrong identity and for a wrong id, so that it does not show which ids exist.
     if (!entry || entry.key !== peer.key)
       return new TunnelError('RESUME_REFUSED', 'this server holds no such link')
     const from = entry.link.resumePoint(received)
@@ -188,9 +188,10 @@ export class LinkHost<P extends LinkPeer> {
   }
 
   /**
-   * A client that opens a new link in a place where it had one does not know the old one any more. The same
-   * process: the old link ends at once. Another process of the same name: it was restarted if its link is down;
-   * if its link is up, two clients share a name by mistake, or the old one is dead and not yet missed: ask it.
+   * A client that opens a new link in the place of an older one no longer knows the older one. If it is the same
+   * process, the older link ends at once. If it is another process with the same name and the older link is down, the
+   * client was restarted, and the older link ends, too. If the older link is up, two clients share a name by mistake,
+   * or the older one is gone and that was not noticed yet: a ping decides.
    */
   #supersede(peer: P, hello: LinkHello): void {
     for (const { link, hello: old } of [...(this.#places.get(placeOf(peer, hello)) ?? [])]) {

@@ -1,7 +1,7 @@
 /**
  * A Dial over one link, for dials that can be made over another link instead. It waits neither for a link that is down
- * nor, when there is another link, for a process that hangs: a dial without an answer has sent no byte of the caller, so
- * it can safely be made again. Open streams do wait for the link; they are not handled here.
+ * nor, when there is another link, for a process that hangs: a dial without an answer has sent no byte of the caller,
+ * so it can safely be made again. Open streams do wait for the link; they are not handled here.
  *
  *     OPEN ──no answer for waitMs──► probe ──no byte for waitMs──► unresponsive: every dial under way is taken back
  *                 ▲                     │ a byte came                       │ a byte came      if another link can be asked

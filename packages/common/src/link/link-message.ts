@@ -25,29 +25,29 @@ export const ANNOUNCEMENT_LIMIT_BYTES = 65_536
 
 /** The client's first message on every carrier. */
 export type LinkHello = {
-  /** The link to go on with; absent: a new one is asked for. */
+  /** The link to resume. Undefined: a new link. */
   resume?: { id: Buffer; received: number }
   /** Most bytes this side keeps for replay, so that the other acknowledges in time. */
   replayLimitBytes: number
-  /** Who this client is among those of its cluster: a pod name, a host name. */
+  /** Name of this client among those of its cluster: a pod name, a host name. */
   name: string
-  /** Random per process: tells a restarted client from one that connects once more. */
+  /** Random for each process, so that the server can see a restart. */
   instance: Buffer
   /** Which of the client's parallel links to this server; 0 for the first. */
   connectionIndex: number
 }
 
-/** The server's answer: the link exists, or goes on. */
+/** The server's answer: the link is open, or resumed. */
 export type LinkWelcome = {
   id: Buffer
   resumed: boolean
   /** Session messages that the server has received on this link. */
   received: number
-  /** After which of its own messages the server goes on: at most what the client has received. */
+  /** Number of the message after which the server continues: at most what the client has received. */
   sendsFrom: number
   replayLimitBytes: number
   resumeWindowMs: number
-  /** Which server this is; every replica and worker has an id of its own. */
+  /** Id of the server. Every replica and worker has its own. */
   server: string
 }
 

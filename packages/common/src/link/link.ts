@@ -1,7 +1,7 @@
 /**
  * A Carrier made of successive Carriers. Every session message is counted and kept until the other side has it;
  * when a carrier is lost the link is *down*, what is sent waits, and the next carrier begins where the last one
- * ended. Above it nobody notices but by the clock. Who dials, and how the two sides shake hands, is not here.
+ * ended. The session above only notices a delay. Connecting and the handshake are in other files.
  *
  * ```
  *          attach                 carrier lost
@@ -33,7 +33,7 @@ import { StallWatch, type StallLimits, stallDefaults } from './stall.js'
 export type LinkLimits = ReplayLimits &
   HeartbeatLimits &
   StallLimits & {
-    /** How long a link may be down before its streams are given up, in milliseconds. Default 60 000. */
+    /** How long a link may be down before it ends, in milliseconds. Default 60 000. */
     resumeWindowMs: number
   }
 
@@ -45,8 +45,8 @@ export const linkDefaults: LinkLimits = {
 }
 
 /**
- * Received messages are acknowledged after a quarter of the peer's replay limit, or after some time. The peer chooses its
- * limit: the maximum here bounds what it has to keep, the minimum bounds how many acknowledgements it can cause.
+ * Received messages are acknowledged after a quarter of the peer's replay limit, or after some time. The peer chooses
+ * its limit: the maximum here bounds what it has to keep, the minimum bounds how many acknowledgements it can cause.
  */
 const ACK_MOST_BYTES = 256 << 10
 const ACK_LEAST_BYTES = 16 << 10
@@ -55,7 +55,10 @@ const ACK_AFTER_MS = 250
 const ACK_SOON_BYTES = 32 << 10
 const ACK_SOON_MS = 25
 
-/** At most one announcement in this time is passed on: each may be 64 KiB of JSON. The newest one says all. */
+/**
+ * At most one announcement in this time is passed on, in milliseconds: each may be 64 KiB of JSON, and the newest one
+ * has the whole state.
+ */
 const ANNOUNCEMENT_INTERVAL_MS = 250
 
 export type LinkState = 'down' | 'up' | 'closed'
@@ -69,20 +72,20 @@ export type LinkEvents = CarrierEvents & {
   announcement: [text: string]
 }
 
-/** What the handshake found out, for `attach`. */
+/** Results of the handshake, for `attach`. */
 export type ResumeCounts = {
   /** How many of our messages the peer has. */
   peerReceived: number
-  /** After which of its messages the peer begins; some of those that follow may be known already. */
+  /** Number of the message after which the peer continues. Some of the following may have been received already. */
   peerSendsFrom: number
-  /** Bytes the peer keeps for replay: it must hear acknowledgements well before. */
+  /** Bytes that the peer keeps for a replay. It must receive acknowledgements well before that. */
   peerReplayLimitBytes: number
 }
 
 export type LinkOptions = {
   limits?: Partial<LinkLimits>
   clock?: Clock
-  /** What this link and others of its party keep for a resume. Default 256 MiB of its own. */
+  /** The replay budget of this link's party. Default 256 MiB for this link alone. */
   budget?: BudgetShare
 }
 
@@ -112,7 +115,7 @@ export class Link extends EventEmitter implements Carrier {
   #bytesReceivedBefore = 0
   #unackedBytes = 0
   #ackEveryBytes = ACK_MOST_BYTES
-  /** Messages that the next carrier will bring again although we have them. */
+  /** Number of messages that come again over the carrier and are skipped. */
   #skip = 0
   /** The last message that the carrier was given. */
   #given = 0
@@ -121,13 +124,13 @@ export class Link extends EventEmitter implements Carrier {
   /** What the peer has acknowledged. May be more than what this carrier was given: that is sent to it all the same. */
   #peerReceived = 0
   #window: SendWindow
-  /** The carrier said "wait for drain". */
+  /** `send` of the carrier returned false: wait for its drain. */
   #carrierFull = false
   /** Link messages that wait for that drain, by type: a newer one of the same type takes the older one's place. */
   readonly #waiting = new Map<number, Buffer>()
   /** The session has asked for a pause. */
   #paused = false
-  /** We said so to the session. */
+  /** `send` returned false to the session, which waits for drain. */
   #blocked = false
 
   constructor({ limits, clock = systemClock, budget }: LinkOptions = {}) {
@@ -162,7 +165,7 @@ export class Link extends EventEmitter implements Carrier {
     return this.#limits
   }
 
-  /** Session messages received since the link began: what the other side need not send again. */
+  /** Session messages received since the link began. The other side need not send them again. */
   get received(): number {
     return this.#received
   }
@@ -181,7 +184,7 @@ export class Link extends EventEmitter implements Carrier {
     return this.#heartbeat?.roundTripMs ?? 0
   }
 
-  /** Milliseconds without a sign of life; while down, since the carrier was lost. */
+  /** Milliseconds since the last byte; while down, since the carrier was lost. */
   get silentMs(): number {
     return this.#heartbeat?.silentMs ?? this.#clock.now() - this.#downSinceMs
   }
@@ -197,21 +200,21 @@ export class Link extends EventEmitter implements Carrier {
   }
 
   /**
-   * While down nothing more is taken: what waits in the session still takes turns there. While up, as much as the path
-   * carries, behind what is sent again.
+   * While the link is down it accepts no more messages, so that streams are still scheduled fairly afterwards. While it
+   * is up it accepts as much as the path carries, after the replay.
    */
   get #mayGoOn(): boolean {
     if (!this.#carrier || this.#carrierFull || this.#given < this.#replay.sent) return false
     return this.#replay.bytes < this.#window.bytes && this.#replay.hasRoom
   }
 
-  /** Gives the carrier the messages that it has not been given, until it says "wait". */
+  /** Gives the carrier the messages that it has not been given, until its `send` returns false. */
   #giveMessages(): void {
     const carrier = this.#carrier
     while (carrier && !this.#carrierFull && this.#given < this.#replay.sent) {
       const number = ++this.#given
       const message = this.#replay.message(number)
-      // What is sent again may be acknowledged before it arrives: that says nothing about the path.
+      // A replayed message may be acknowledged before it arrives, which does not measure the path.
       if (number > this.#replayed) {
         this.#window.sent(number, this.#replay.bytes - message.length, this.#clock.now())
       }
@@ -224,7 +227,9 @@ export class Link extends EventEmitter implements Carrier {
     this.#forgetReceived()
   }
 
-  /** Drops messages that the peer has, except those it expects on this carrier: it counts them, and skips those it has. */
+  /**
+   * Drops messages that the peer has, except those it expects on this carrier: it counts them, and skips those it has.
+   */
   #forgetReceived(): void {
     const count = Math.min(this.#peerReceived, this.#given)
     if (count > this.#replay.acknowledged) this.#acknowledged(count)
@@ -264,8 +269,8 @@ export class Link extends EventEmitter implements Carrier {
   // Carriers, from below.
 
   /**
-   * Where sending would go on for a peer that says it has received `count` of our messages, or undefined when
-   * that cannot be. A peer may have acknowledged more over the old carrier than it said over the new one.
+   * Where sending would continue for a peer that has received `count` of our messages, or undefined when that is not
+   * possible. A peer may have acknowledged more over the old carrier than it reports over the new one.
    */
   resumePoint(count: number): number | undefined {
     if (this.#state === 'closed' || count > this.#replay.sent) return undefined
@@ -273,8 +278,9 @@ export class Link extends EventEmitter implements Carrier {
   }
 
   /**
-   * Goes on over `carrier`, whose handshake is done. The newest carrier wins: an older one ends SUPERSEDED and is
-   * not heard again. @throws TunnelError RESUME_REFUSED when the counts do not fit; the link is then as before.
+   * Continues over `carrier`, whose handshake is done. The newest carrier is used: an older one ends with SUPERSEDED,
+   * and nothing more is received over it. @throws TunnelError RESUME_REFUSED when the counts do not fit; the link is
+   * then as before.
    */
   attach(carrier: Carrier, resume: ResumeCounts): void {
     const skip = this.#received - resume.peerSendsFrom
@@ -341,25 +347,25 @@ export class Link extends EventEmitter implements Carrier {
     this.#resumeSending()
   }
 
-  /** Asks for a sign of life now rather than at the next interval; down if none comes in `deadAfterMs`. */
+  /** Sends a ping now and not at the next interval. Without a byte within `deadAfterMs` the link is down. */
   probe(): void {
     this.#heartbeat?.ping()
   }
 
-  /** The carrier is given up, the link is not: it waits for the next one. */
+  /** Ends the carrier, not the link, which waits for the next carrier. */
   drop(reason: TunnelError): void {
     this.#carrier?.terminate(reason)
   }
 
-  /** Tells the other side something beside the session. The last note is told again on every new carrier. */
+  /** Sends an announcement beside the session. The last one is sent again on every new carrier. */
   announce(text: string): void {
     this.#announcement = text
     this.#sendOwn(encodeAnnouncement(text))
   }
 
   /**
-   * Sends a message of the link's own: at once, or when a full carrier has drained. Each says all that an older one of
-   * its type said, so at most one of each waits, however many a peer asks for and does not read.
+   * Sends a message of the link itself: at once, or when a full carrier has drained. A newer one replaces an older one
+   * of its type, so at most one of each type waits, however many a peer causes without reading.
    */
   #sendOwn(message: Buffer): void {
     if (this.#carrierFull) this.#waiting.set(message[0] as number, message)
@@ -377,7 +383,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#resumeSending()
   }
 
-  /** Silence begins with the last byte, in the middle of a message or not, and not when a timer next looks. */
+  /** Silence begins with the last byte, also in the middle of a message. */
   #carrierOnBytes(): void {
     this.#heartbeat?.listen()
     this.emit('bytes')
@@ -435,7 +441,7 @@ export class Link extends EventEmitter implements Carrier {
     } else if (type <= linkType.ANNOUNCEMENT) {
       throw new TunnelError('PROTOCOL_ERROR', `link message ${type} comes once, first`)
     }
-    // Later versions may say more; what this one does not know is not for it.
+    // Later versions may have more types of messages: ignore those that are not known.
   }
 
   #onAck(count: number): void {
@@ -471,7 +477,7 @@ export class Link extends EventEmitter implements Carrier {
     this.#stall.moved({ waiting: this.#carrier !== undefined && this.#replay.bytes > 0 })
   }
 
-  /** After an acknowledgement, a drain, or a new carrier: the session may go on if nothing else holds it up. */
+  /** After an acknowledgement, a drain or a new carrier: lets the session send again if nothing else prevents it. */
   #resumeSending(): void {
     if (!this.#blocked || !this.#mayGoOn) return
     this.#blocked = false
@@ -513,7 +519,7 @@ export class Link extends EventEmitter implements Carrier {
   }
 }
 
-/** A carrier that was lost, not closed on purpose: the link goes on without it. */
+/** Whether the carrier was lost and not closed on purpose: then the link stays. */
 function isLoss(error: TunnelError): boolean {
   return error.code === 'LINK_LOST' || error.code === 'SUPERSEDED'
 }

@@ -6,13 +6,13 @@ import { TunnelError } from '../errors.js'
 import type { BudgetShare } from '../fair-budget.js'
 import { releaseMessage } from '../message-buffer.js'
 
-/** Bytes that all links of one process keep together, when nothing else is said: 256 MiB. */
+/** Default for the bytes that all links of one process keep together: 256 MiB. */
 export const REPLAY_BUDGET_BYTES = 256 << 20
 
 export type ReplayLimits = {
   /**
    * Most bytes kept for a resume. At the limit `send` answers false until acknowledgements arrive. Default
-   * 32 MiB: 400 MiB/s at 50 ms of round trip. Too small costs throughput on long lines, never data.
+   * 32 MiB: 400 MiB/s at 50 ms of round trip. Too small costs throughput on long paths, never data.
    */
   replayLimitBytes: number
   /** Bytes a link may keep when the budget is used up. Default 256 KiB. */
@@ -41,7 +41,7 @@ export class ReplayBuffer {
     return this.#sent
   }
 
-  /** Messages the other side has for sure. */
+  /** Messages that the other side has acknowledged. */
   get acknowledged(): number {
     return this.#acknowledged
   }
@@ -64,7 +64,10 @@ export class ReplayBuffer {
     this.#budget.take(message.length)
   }
 
-  /** The other side has `count` messages. Returns the bytes let go. @throws TunnelError PROTOCOL_ERROR when it cannot be. */
+  /**
+   * The other side has `count` messages. Returns the bytes let go. @throws TunnelError PROTOCOL_ERROR when it cannot
+   * be.
+   */
   acknowledge(count: number): number {
     if (count < this.#acknowledged || count > this.#sent) {
       const range = `${this.#acknowledged} to ${this.#sent} fit`
@@ -92,7 +95,7 @@ export class ReplayBuffer {
     return this.#messages[this.#head + number - this.#acknowledged - 1] as Buffer
   }
 
-  /** Lets everything go. */
+  /** Releases all messages. */
   clear(): void {
     this.#budget.release(this.#bytes)
     this.#messages = []

@@ -1,9 +1,11 @@
 /**
  * How many bytes of a link may be on their way over one carrier: twice what the path delivers while a message goes out
- * and its acknowledgement comes back. With less the path would be idle at times; more would only wait in front of the path,
- * and be sent again after a loss, before everything that was written later. Pure arithmetic: the caller brings the time.
+ * and its acknowledgement comes back. With less the path would be idle at times; more would only wait in front of the
+ * path, and be sent again after a loss, before everything that was written later. Pure arithmetic: the caller brings
+ * the time.
  *
- * After BBR (RFC draft-ietf-ccwg-bbr): delivery rate x shortest delay, both measured once per round trip on one message.
+ * After BBR (RFC draft-ietf-ccwg-bbr): delivery rate x shortest delay, both measured once per round trip on one
+ * message.
  *
  *     mark ──────── a round ──────── its acknowledgement
  *      │ bytes delivered meanwhile ÷ time = rate   │ time = delay, queues of our own included
@@ -12,8 +14,8 @@
 /** Never less, so that acknowledgements come by bytes rather than by time. */
 export const SEND_WINDOW_MIN_BYTES = 256 << 10
 /**
- * Before anything is measured. It doubles each round trip at least while that helps: 32 MiB after seven of them. With more
- * the first round over a slow path would measure how long these bytes take, and call it the delay of the path.
+ * Before anything is measured. It doubles each round trip at least while that helps: 32 MiB after seven of them. With
+ * more the first round over a slow path would measure how long these bytes take, and call it the delay of the path.
  */
 export const SEND_WINDOW_INITIAL_BYTES = SEND_WINDOW_MIN_BYTES
 /** Added to the shortest delay, in milliseconds: for so long a busy event loop may hold an acknowledgement. */
@@ -52,7 +54,7 @@ export class SendWindow {
     return this.#emptying ? this.#bytes / 4 : this.#bytes
   }
 
-  /** Message number `message` is sent while `ahead` bytes before it are unacknowledged. */
+  /** To be called when message number `message` is sent while `ahead` bytes before it are unacknowledged. */
   sent(message: number, ahead: number, nowMs: number): void {
     if (this.#mark || (this.#emptying && ahead >= this.bytes)) return
     this.#mark = { message, atMs: nowMs, deliveredBytes: this.#deliveredBytes, ahead }

@@ -1,7 +1,7 @@
 /**
- * Control frames on their way out, in the order they were queued. Most of them are answers that the peer asked for, so
- * what they keep alive is what they count: frames are written behind one another into blocks, not kept one by one, where
- * a frame of 12 bytes keeps 100 of its own and up to 64 KiB of the pool that it was cut from.
+ * Control frames that wait to be sent, in the order in which they were queued. A peer can cause most of them, so the
+ * memory they keep must be what is counted: frames are copied into blocks. A frame of 12 bytes kept by itself would
+ * keep 100 bytes for the object and up to 64 KiB of the pool that it was allocated from.
  */
 import { Queue } from '../queue.js'
 
@@ -13,7 +13,7 @@ const NOTHING: readonly Buffer[] = []
 export class ControlQueue {
   /** Blocks that are full, as far as they are filled. */
   readonly #blocks = new Queue<Buffer>()
-  /** The block that is being filled; kept when it was sent, so that a frame now and then allocates nothing. */
+  /** The block that is being filled. It is used again after it was sent, so that single frames allocate nothing. */
   #block: Buffer | undefined
   #filled = 0
   #bytes = 0
@@ -34,7 +34,10 @@ export class ControlQueue {
     this.#bytes += frame.length
   }
 
-  /** Takes out the oldest whole frames, about `bytes` of them: at most one block more. To be copied before the next push. */
+  /**
+   * Takes out the oldest whole frames, about `bytes` of them: at most one block more. To be copied before the next
+   * push.
+   */
   take(bytes: number): readonly Buffer[] {
     // Most messages of a bulk transfer carry none.
     if (this.#bytes === 0) return NOTHING

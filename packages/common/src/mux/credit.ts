@@ -25,7 +25,7 @@ export const creditDefaults: CreditLimits = {
 }
 
 /**
- * Round trips below this count as this: with less, a fast line would return credit in tiny steps. At 600 MiB/s
+ * Round trips below this count as this: with less, a fast path would return credit in tiny steps. At 600 MiB/s
  * one window is then about 2 MiB and credit frames stay below 1000 per second.
  */
 const ROUND_TRIP_FLOOR_MS = 2
@@ -33,7 +33,7 @@ const ROUND_TRIP_FLOOR_MS = 2
 /** The memory that the windows of one session may promise. Worst case: `budgetBytes + streams x windowMinBytes`. */
 export class CreditBudget {
   readonly limits: CreditLimits
-  /** What this session and others of its party may promise together. */
+  /** The credit budget of this session's party. */
   readonly #share: BudgetShare | undefined
   #used = 0
 
@@ -69,7 +69,7 @@ export class CreditBudget {
   }
 }
 
-/** What the peer may still send on one stream, and when it is told of more. */
+/** What the peer may still send on one stream, and when more credit is sent. */
 export class ReceiveWindow {
   readonly #budget: CreditBudget
   #windowBytes: number

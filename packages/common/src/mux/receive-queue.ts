@@ -9,7 +9,10 @@ import { Queue } from '../queue.js'
 /** A chunk that fills less than this part of the memory it keeps alive is copied out of it. */
 const KEPT_PART = 1 / 4
 
-/** Small chunks are copied into memory that they share, which is faster. Node's own pool is 64 KiB from Node 24 on: too much for a byte that stays. */
+/**
+ * Small chunks are copied into memory that they share, which is faster. Node's own pool is 64 KiB from Node 24 on: too
+ * much for a byte that stays.
+ */
 const POOL_BYTES = 8 << 10
 
 /** Chunks below this are not: a byte that stays would keep the pool's 8 KiB. */

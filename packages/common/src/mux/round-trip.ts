@@ -1,6 +1,6 @@
 /**
  * The session's round trip, measured with PING when somebody needs it. The shortest of the last few answers
- * counts: a ping that waited behind data says more about the queue than about the line.
+ * counts, because a ping that waits behind data measures the queue and not the path.
  */
 import type { Clock } from '../clock.js'
 
@@ -42,7 +42,7 @@ export class RoundTrip {
     this.#ping(opaque)
   }
 
-  /** An answer to another ping than the last says nothing. */
+  /** Ignores an answer to any ping but the last. */
   answered(opaque: Buffer): void {
     if (opaque.readBigUInt64BE() !== this.#waitingFor) return
     this.#waitingFor = undefined

@@ -1,7 +1,7 @@
 /**
- * The multiplexer: streams over one Carrier, and the only piece that knows both `Dial` and `Carrier`. One side dials, and
- * the other one, which has `onOpen`, answers. With `twoWay` both sides may do both, if the peer agrees. Frames and their
- * order are in docs/protocol.md §5. It knows nothing of sockets, links or who the peer is.
+ * The multiplexer: streams over one Carrier, and the only piece that knows both `Dial` and `Carrier`. One side dials,
+ * and the other one, which has `onOpen`, answers. With `twoWay` both sides may do both, if the peer agrees. Frames and
+ * their order are in docs/protocol.md §5. It knows nothing of sockets, links or who the peer is.
  *
  * ```
  * greeting ──HELLO──► open ──GOAWAY, either way──► draining ──► closed
@@ -51,7 +51,7 @@ export type SessionLimits = CreditLimits & {
   helloTimeoutMs: number
   /** Most bytes of control frames kept for a peer that does not read; beyond them the session closes. Default 4 MiB. */
   controlLimitBytes: number
-  /** How long what was said before a RESET waits for a reader who takes nothing, in milliseconds. Default 300 000. */
+  /** How long data before a RESET waits for a reader that takes nothing, in milliseconds. Default 300 000. */
   unreadTimeoutMs: number
 }
 
@@ -70,9 +70,11 @@ export interface IncomingDial {
   readonly target: Target
   /** 0: the peer sets no limit. */
   readonly timeoutMs: number
-  /** Where the dial comes from, as the peer says; `serve` decides whether it counts. Undefined: a peer of version 1.0. */
+  /**
+   * Where the dial comes from, as the peer says; `serve` decides whether it counts. Undefined: a peer of version 1.0.
+   */
   readonly origin: DialOrigin | undefined
-  /** Aborted when the peer no longer wants the answer, or cannot hear it. */
+  /** Aborted when the peer no longer wants the answer, or cannot receive it. */
   readonly signal: AbortSignal
   accept(): Duplex
   refuse(error: TunnelError): void
@@ -81,23 +83,25 @@ export interface IncomingDial {
 export type SessionOptions = {
   limits?: Partial<SessionLimits>
   clock?: Clock
-  /** What this session and others of its party may promise beyond minimum windows. Default: only its own limit counts. */
+  /**
+   * What this session and others of its party may promise beyond minimum windows. Default: only its own limit counts.
+   */
   budget?: BudgetShare
   /** What this session and others of its party may send in a turn. Default: as much as the carrier takes. */
   sendShare?: SendShare
   /** Answers the peer's dials. Absent: this side lets the peer open nothing. */
   onOpen?: (incoming: IncomingDial) => void
   /**
-   * Both sides may open streams, if the peer agrees (feature TWO_WAY): this side with odd or with even numbers. `odd` is for
-   * the side that opens streams in version 1.0. Default: one way, this side dials, or with `onOpen` answers.
+   * Both sides may open streams, if the peer agrees (feature TWO_WAY): this side with odd or with even numbers. `odd`
+   * is for the side that opens streams in version 1.0. Default: one way, this side dials, or with `onOpen` answers.
    */
   twoWay?: Parity
 }
 
 export type SessionEvents = {
-  /** The peer's HELLO fits: dials go out. */
+  /** The peer's HELLO is accepted: dials can be sent. */
   open: []
-  /** The peer takes no new streams; those open go on. */
+  /** The peer accepts no new streams. Open ones continue. */
   goaway: [reason: TunnelError]
   /** The last open stream ended. */
   idle: []
@@ -110,10 +114,12 @@ export type SessionState = 'greeting' | 'open' | 'draining' | 'closed'
 /** Bytes gathered in one message before the next is begun: two full frames, or many small ones. */
 const MESSAGE_BYTES = 128 << 10
 
-/** Longest time that a peer's OPEN may make a dial last, in milliseconds: the largest that our own configuration allows. */
+/**
+ * Longest time that a peer's OPEN may make a dial last, in milliseconds: the largest that our own configuration allows.
+ */
 export const OPEN_TIMEOUT_LIMIT_MS = 600_000
 
-/** Ends of a session that its streams hear of by name; every other is LINK_LOST to them. */
+/** Codes with which a session ends that its streams get as they are. All others become LINK_LOST. */
 const NOT_RESUMED: ReadonlySet<ErrorCode> = new Set(['RESUME_EXPIRED', 'RESUME_REFUSED'])
 
 type Dialling = {
@@ -137,7 +143,7 @@ export class Session extends EventEmitter<SessionEvents> {
   #peer: Hello | undefined
   #peerIsLeaving = false
   #weAreLeaving = false
-  /** What dials and streams hear when the session has ended. */
+  /** The error for dials and streams after the session has ended. */
   #lost: TunnelError | undefined
   readonly #helloTimer: Timer
   readonly #waitingForHello = new Set<() => void>()
@@ -160,7 +166,7 @@ export class Session extends EventEmitter<SessionEvents> {
 
   readonly #scheduler = new StreamScheduler<Stream>()
   readonly #control = new ControlQueue()
-  /** The answer to the peer's newest PING: it says all that older ones would. */
+  /** The answer to the peer's newest PING, which replaces those to older ones. */
   #pong: Buffer | undefined
   #blocked = false
   #flushing = false
@@ -208,7 +214,7 @@ export class Session extends EventEmitter<SessionEvents> {
     return this.#state
   }
 
-  /** The peer said GOAWAY: it takes no new streams. */
+  /** The peer sent GOAWAY: it accepts no new streams. */
   get peerIsLeaving(): boolean {
     return this.#peerIsLeaving
   }
@@ -246,8 +252,8 @@ export class Session extends EventEmitter<SessionEvents> {
   // Dialling.
 
   /**
-   * The peer's `Dial`. Rejects with the peer's refusal, or LINK_LOST, DRAINING, OVERLOADED (another client may
-   * serve it), DIAL_TIMEOUT, DIAL_CANCELLED; on a side that only answers, or whose peer does not name TWO_WAY, with ONE_WAY.
+   * The peer's `Dial`. Rejects with the peer's refusal, or LINK_LOST, DRAINING, OVERLOADED (another client may serve
+   * it), DIAL_TIMEOUT, DIAL_CANCELLED; on a side that only answers, or whose peer does not name TWO_WAY, with ONE_WAY.
    */
   readonly dial = (target: Target, context: DialContext): Promise<Duplex> =>
     new Promise((resolve, reject) => {
@@ -307,8 +313,8 @@ export class Session extends EventEmitter<SessionEvents> {
   // Ending.
 
   /**
-   * Tells the peer that this side is leaving, and takes no new streams from it; those open go on. A side that dials
-   * may go on dialling: its peer looks for others meanwhile. `idle` says when the last stream ended.
+   * Sends GOAWAY and accepts no new streams from the peer. Open streams continue. A side that dials may still dial: its
+   * peer looks for other servers meanwhile. `idle` is emitted when the last stream has ended.
    */
   drain(code: ErrorCode = 'DRAINING', detail?: string): void {
     if (this.#state === 'closed') return
@@ -426,7 +432,7 @@ export class Session extends EventEmitter<SessionEvents> {
         needStreamZero(id, 'HELLO')
         return this.#onHello(decode.hello(payload))
       default:
-        // A newer minor version may say things that we need not understand; our own version may not.
+        // A newer minor version may send frames that this one does not know. A peer of this version may not.
         if ((this.#peer as Hello).minor <= VERSION.minor) throw broken(`frame type ${type} is not known`)
     }
   }
@@ -444,7 +450,7 @@ export class Session extends EventEmitter<SessionEvents> {
     this.emit('open')
   }
 
-  /** Runs `act` on an open stream. What breaks a rule of one stream resets that stream only. */
+  /** Runs `act` on an open stream. A violation of a rule of the stream resets that stream only. */
   #onStreamFrame(id: number, name: string, act: (stream: Stream) => void): void {
     const stream = this.#streams.get(id)
     if (stream === undefined) {
@@ -461,13 +467,13 @@ export class Session extends EventEmitter<SessionEvents> {
     }
   }
 
-  /** The answer breaks a rule: the peer hears that nobody wants it any more. */
+  /** The answer violates a rule: resets the stream and fails the dial. */
   #giveUp(id: number, dialling: Dialling, error: TunnelError): void {
     this.#sendControl(encode.reset(id, error.code, error.detail))
     dialling.settle({ error })
   }
 
-  /** Frames for a stream that just ended cross its end on the way; frames for one that never was are broken. */
+  /** Frames for a stream that has ended may still arrive. Frames for a stream that was never opened are an error. */
   #needOnceOpened(id: number, name: string): void {
     if (!this.#numbers.wasOpened(id)) throw broken(`${name} for stream ${id}, never opened`)
   }
@@ -504,7 +510,7 @@ export class Session extends EventEmitter<SessionEvents> {
     dialling.settle({ error: new TunnelError(code, text || undefined) })
   }
 
-  /** An answer that comes after its dial was given up is late; one that was never asked for is broken. */
+  /** An answer may arrive after its dial has ended. An answer without any dial is an error. */
   #requireDialled(id: number, name: string): void {
     if (!this.#numbers.wasOpenedHere(id)) throw broken(`${name} for stream ${id}, which was not asked for`)
     this.#streams.get(id)?.destroy(broken(`${name} for a stream that is open`))
@@ -539,7 +545,7 @@ export class Session extends EventEmitter<SessionEvents> {
     })
   }
 
-  /** Opens the stream. Asked too late, the stream it gives back is already reset. */
+  /** Opens the stream. If the peer has cancelled the dial, the stream is already reset. */
   #accept(id: number): Duplex {
     const answering = this.#answering.get(id)
     this.#answering.delete(id)
@@ -597,7 +603,7 @@ export class Session extends EventEmitter<SessionEvents> {
     }
   }
 
-  /** Said after what is being done now: whoever hears it may close, and the last END must be on its way by then. */
+  /** Emitted in a later tick: a listener may close the session, and the last END must have been sent by then. */
   #noticeIdle(): void {
     if (this.streamCount > 0 || this.#noticingIdle) return
     this.#noticingIdle = true
@@ -607,7 +613,7 @@ export class Session extends EventEmitter<SessionEvents> {
     })
   }
 
-  /** Queues a control frame: these go in front of data, in the order they were said. */
+  /** Queues a control frame. Control frames are sent before data, in the order in which they were queued. */
   #sendControl(frame: Buffer): void {
     if (this.#state === 'closed') return
     this.#control.push(frame)
@@ -661,7 +667,7 @@ export class Session extends EventEmitter<SessionEvents> {
     return this.#pong !== undefined || this.#control.bytes > 0 || this.#scheduler.size > 0
   }
 
-  /** Control frames first, then turns of streams until the message is full. */
+  /** Control frames first, then data of streams, as scheduled, until the message is full. */
   #nextMessage(): Buffer | undefined {
     let control = this.#control.take(MESSAGE_BYTES)
     if (this.#pong) control = [...control, this.#pong]

@@ -1,7 +1,8 @@
 /**
- * Which side may open which streams of a session (docs/protocol.md §5). The side that opens streams in version 1.0 uses odd
- * numbers; the other one uses even numbers, and only when TWO_WAY is in force. In each direction a number is larger than
- * all before it. A peer of version 1.0 uses odd and even numbers, which is no conflict: this side then opens nothing.
+ * Which side may open which streams of a session (docs/protocol.md §5). The side that opens streams in version 1.0 uses
+ * odd numbers; the other one uses even numbers, and only when TWO_WAY is in force. In each direction a number is larger
+ * than all before it. A peer of version 1.0 uses odd and even numbers, which is no conflict: this side then opens
+ * nothing.
  */
 import { TunnelError } from '../errors.js'
 

@@ -1,13 +1,13 @@
 /**
- * Whose turn it is to send: round robin in two lanes. Who has little to say speaks before those who have much,
- * so a 64-byte answer never waits behind sixty bulk streams; and for every 64 KiB said in the short lane the
- * long lane gets a turn, so nobody starves. Knows nothing of streams or bytes but their number.
+ * Selects the stream that sends next: round robin in two lanes. A stream with little to send comes before those with
+ * much, so that an answer of 64 bytes never waits behind sixty bulk streams. After every 64 KiB of the short lane the
+ * long lane sends once, so that no stream is starved. It only knows numbers of bytes, not streams.
  */
 
-/** At most this much to say: the short lane. A request, an answer, a keystroke. */
+/** A stream with at most this much to send is in the short lane: a request, an answer, a keystroke. In bytes. */
 export const SHORT_BYTES = 4_096
 
-/** After this much from the short lane, the long lane has a turn. */
+/** After this much from the short lane, in bytes, the long lane sends once. */
 export const SHORT_SHARE_BYTES = 65_536
 
 export class StreamScheduler<T> {
@@ -20,7 +20,7 @@ export class StreamScheduler<T> {
     return this.#short.size + this.#long.size
   }
 
-  /** `item` has `bytes` to say. Who is in line already keeps its place. */
+  /** `item` has `bytes` to send. An item that waits already keeps its place. */
   add(item: T, bytes: number): void {
     if (this.#short.has(item) || this.#long.has(item)) return
     if (bytes <= SHORT_BYTES) this.#short.add(item)
@@ -37,7 +37,7 @@ export class StreamScheduler<T> {
     this.#long.clear()
   }
 
-  /** Takes out who is next; undefined when nobody waits. Say with `charge` how much was then sent. */
+  /** Removes and returns the next item, undefined if none waits. Call `charge` with the bytes that were then sent. */
   next(): T | undefined {
     this.#lastWasShort =
       this.#short.size > 0 && (this.#long.size === 0 || this.#shortChargedBytes < SHORT_SHARE_BYTES)

@@ -1,7 +1,7 @@
 /**
  * One stream of a session as a Node Duplex. Writing waits for the peer's credit, reading returns credit, `end`
- * is half-close, `destroy` is a reset. What goes on the wire, and when, is the session's: it asks for bytes with
- * `fill` and brings those that arrived with `deliver`.
+ * is half-close, `destroy` is a reset. The session decides what is sent and when: it takes bytes with
+ * `fill` and gives received bytes to `deliver`.
  *
  * ```
  * caller.write ─► #sending ─► fill ─► DATA … END ─► deliver ─► #received ─► read ─► CREDIT
@@ -29,15 +29,15 @@ const SEND_BUFFER_CHUNKS = 512
 export interface StreamOwner {
   /** The stream has something to send, or to end. */
   wantsToSend(stream: Stream, bytes: number): void
-  /** Credit to tell the peer of. */
+  /** Credit to send to the peer. */
   returnCredit(stream: Stream, bytes: number): void
   /** Ended from our side before both directions were done. */
   resetByUs(stream: Stream, error: TunnelError): void
-  /** Nothing more will come or go: forget it. */
+  /** Nothing more will be received or sent: the session may forget the stream. */
   closed(stream: Stream): void
   roundTripMs(): number
   readonly clock: Clock
-  /** How long last words wait for a reader who takes nothing, in milliseconds. */
+  /** How long pending data waits for a reader that takes nothing, in milliseconds. */
   readonly unreadTimeoutMs: number
 }
 
@@ -53,7 +53,7 @@ export class Stream extends Duplex {
   #creditBytes: number
   #sending: Buffer[] = []
   #sendingBytes = 0
-  /** Of the first chunk: what is in messages already. */
+  /** Bytes of the first chunk that are in messages already. */
   #filledBytes = 0
   #written: ((error?: Error | null) => void) | undefined
   #finished: ((error?: Error | null) => void) | undefined
@@ -61,9 +61,9 @@ export class Stream extends Duplex {
   readonly #received = new ReceiveQueue()
   #wantsMore = false
 
-  /** The peer's RESET, while what came before it is read. */
+  /** The peer's RESET, while data that came before it is read. */
   #failedBy: TunnelError | undefined
-  /** RESET in the place of END. */
+  /** Set when RESET is to be sent in the place of END. */
   #pendingEnd: { error: Error | undefined } | undefined
 
   #localEnded = false
@@ -81,8 +81,7 @@ export class Stream extends Duplex {
     this.#window = window
     this.#creditBytes = creditBytes
     this.dialled = dialled
-    // A reset may come before the one who dialled could listen, and must not end the process. Who comes late finds
-    // it in `errored`.
+    // A reset may come before the owner listens, and must not end the process. The owner then finds it in `errored`.
     this.on('error', () => {})
   }
 
@@ -118,7 +117,7 @@ export class Stream extends Duplex {
     return Math.min(this.#sendingBytes, this.#creditBytes)
   }
 
-  /** True when END may follow the next `bytes`: they are the last. The session then says END and calls `ended`. */
+  /** True when END may follow the next `bytes`: they are the last. The session then sends END and calls `ended`. */
   endsAfter(bytes: number): boolean {
     return (
       this.#finished !== undefined && !this.#localEnded && !this.#pendingEnd && this.#sendingBytes === bytes
@@ -147,7 +146,7 @@ export class Stream extends Duplex {
     this.#sendingBytes -= bytes
     this.#creditBytes -= bytes
     if (this.#written && this.#hasRoom) {
-      // Not from here: whoever hears of it may write, end or destroy any stream while the message is half built.
+      // Not from here: a listener may write to, end or destroy any stream while the message is half built.
       process.nextTick(this.#written)
       this.#written = undefined
     }
@@ -156,7 +155,7 @@ export class Stream extends Duplex {
     }
   }
 
-  /** END is on its way. */
+  /** END was sent. */
   ended(): void {
     this.#localEnded = true
     if (this.#finished) process.nextTick(this.#finished)
@@ -216,8 +215,9 @@ export class Stream extends Duplex {
   // Ending.
 
   /**
-   * RESET from the peer, or the end of the session: nothing more goes on the wire for this stream. What a target said
-   * before is read first, as TCP does it. What a caller said is only when it was whole: who broke off wants nothing done.
+   * RESET from the peer, or the end of the session: nothing more is sent for this stream. Data from a target is
+   * delivered before its reset, as TCP does it. Data from a caller is delivered only if the caller ended it: the
+   * request of a caller that reset the stream is discarded.
    */
   fail(error: TunnelError): void {
     this.#close()
@@ -231,7 +231,7 @@ export class Stream extends Duplex {
     this.once('end', giveUp).once('close', () => bound.cancel())
   }
 
-  /** Nothing has arrived that was not asked for: when that one chunk has been taken, too, the RESET has its turn. */
+  /** All received data was passed to the reader: when the last chunk is read, too, the reset is delivered. */
   #failOnceRead(): void {
     if (!this.#failedBy) return
     process.nextTick(() => {
@@ -245,7 +245,7 @@ export class Stream extends Duplex {
     return this.#received.length + (this.readableLength > 0 ? 1 : 0)
   }
 
-  /** RESET behind all that was written, in the place of END: what it was written from broke. */
+  /** Sends RESET after all that was written, in the place of END, because the source of the data broke. */
   resetBehind(error?: Error): void {
     if (this.writableEnded || this.#over) return void this.destroy(error)
     this.#pendingEnd = { error }
@@ -256,7 +256,7 @@ export class Stream extends Duplex {
     this.end()
   }
 
-  /** Somebody reads, or has yet to begin with what waits here. */
+  /** Whether somebody reads, or may still begin to read what waits here. */
   get #isBeingRead(): boolean {
     const waiting = this.#received.length > 0 || this.readableLength > 0
     return !this.readableEnded && (waiting || this.readableFlowing !== null)

@@ -30,14 +30,18 @@ function readIpv6(text: string): bigint {
   return [...before, ...zeros, ...after].reduce((value, group) => (value << 16n) | group, 0n)
 }
 
-/** Reads an IP literal, no brackets. Undefined when it is not one, or not canonical (short, octal, hex, with a zone). */
+/**
+ * Reads an IP literal, no brackets. Undefined when it is not one, or not canonical (short, octal, hex, with a zone).
+ */
 export function readAddress(text: string): Address | undefined {
   if (isIPv4(text)) return { family: 4, value: readIpv4(text) }
   if (isIPv6(text) && !text.includes('%')) return { family: 6, value: readIpv6(text) }
   return undefined
 }
 
-/** Reads `10.0.0.0/8`, `fd00::/8` or a single address. Undefined when it is neither, or has bits set behind its mask. */
+/**
+ * Reads `10.0.0.0/8`, `fd00::/8` or a single address. Undefined when it is neither, or has bits set behind its mask.
+ */
 export function readNetwork(text: string): Network | undefined {
   const [literal = '', mask, ...rest] = text.split('/')
   const address = readAddress(literal)
@@ -48,7 +52,7 @@ export function readNetwork(text: string): Network | undefined {
   if (bits > width) return undefined
   const network = { ...address, bits }
   if ((address.value & hostMask(network)) !== 0n) return undefined
-  // ::ffff:10.0.0.0/104 is 10.0.0.0/8 in disguise; as such it is compared.
+  // ::ffff:10.0.0.0/104 is 10.0.0.0/8 in IPv4-mapped form, and is compared as that.
   if (mapped.family === address.family && bits >= mapped.bits && contains(mapped, address)) {
     return { family: 4, value: address.value & 0xffff_ffffn, bits: bits - mapped.bits }
   }
@@ -108,7 +112,8 @@ function last(value: bigint): bigint[] {
 
 /**
  * RFC 6052 section 2.2: an address does not show which prefix length a network has chosen inside 64:ff9b:1::/48, so the
- * IPv4 address of every possible length is checked. Lengths that are not used give an address in 0.0.0.0/8, which no machine has.
+ * IPv4 address of every possible length is checked. Lengths that are not used give an address in 0.0.0.0/8, which no
+ * machine has.
  */
 function anywhere(value: bigint): bigint[] {
   return [
@@ -121,7 +126,8 @@ function anywhere(value: bigint): bigint[] {
 
 /**
  * The address as the kernel will use it, and the IPv4 addresses inside it when it only wraps them. An IPv4-mapped
- * address is IPv4 (that is what goes over the wire); any other form of embedded IPv4 is checked as each of its addresses.
+ * address is IPv4 (that is what goes over the wire); any other form of embedded IPv4 is checked as each of its
+ * addresses.
  */
 export function addressFormsOf(address: Address): [Address, ...Address[]] {
   if (address.family === 4) return [address]

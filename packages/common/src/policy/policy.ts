@@ -1,6 +1,6 @@
 /**
- * Who may be dialled: allow and deny rules over addresses and ports, and the special ranges that only a rule naming
- * them opens. Pure, and asked about addresses only: names are resolved first and every address is checked
+ * Decides which addresses may be dialled: allow and deny rules for addresses and ports, and special ranges that only a
+ * rule inside them opens. Pure, and asked about addresses only: names are resolved first and every address is checked
  * (otherwise a second DNS answer would walk around the policy). Order: own listeners, deny, special ranges, allow.
  */
 import { TunnelError } from '../errors.js'
@@ -13,18 +13,20 @@ export type Rule = string | { cidr: string; ports?: (number | string)[] }
 export type PolicyOptions = {
   /** Absent: everything that no deny rule and no special range covers. Empty: nothing. */
   allow?: readonly Rule[]
-  /** Beats every allow rule. Default none. */
+  /** Takes precedence over every allow rule. Default none. */
   deny?: readonly Rule[]
   /** Listeners of this process: never dialled, whatever the rules say. Default none. */
   ownListeners?: () => readonly Listener[]
-  /** The addresses of this machine: where a listener on all of them is reached. Asked for when the port is that of one. */
+  /**
+   * The addresses of this machine: where a listener on all of them is reached. Asked for when the port is that of one.
+   */
   ownAddresses?: () => readonly string[]
 }
 
 /** `host` is the address that is bound, `::` or `0.0.0.0` for all. */
 export type Listener = { host: string; port: number }
 
-/** `rule` is the sentence fragment for the caller: which rule said no. */
+/** `rule` is a part of a sentence for the caller: the rule that denies the dial. */
 export type Verdict = { allowed: true } | { allowed: false; rule: string }
 
 export interface Policy {
@@ -89,7 +91,8 @@ function reaches(forms: Address[], listener: Listener, ownAddresses: () => reado
 }
 
 /**
- * Makes a policy. An allow rule opens a special range (networks.ts lists them) only when it lies inside it: `127.0.0.0/8` does, `0.0.0.0/0` does not.
+ * Makes a policy. An allow rule opens a special range (networks.ts lists them) only when it lies inside it:
+ * `127.0.0.0/8` does, `0.0.0.0/0` does not.
  * @throws TunnelError `BAD_CONFIG` for a rule that cannot be read, naming it.
  */
 export function createPolicy(options: PolicyOptions = {}): Policy {

@@ -1,7 +1,7 @@
 /**
  * A map from routes to values that answers which of its routes fit a host, closest first: the longest prefix of an
- * address, the full name or the longest suffix of a name. A look-up costs one probe of a hash table for each length that
- * any route has, however many routes there are. Pure.
+ * address, the full name or the longest suffix of a name. A look-up costs one probe of a hash table for each length
+ * that any route has, however many routes there are. Pure.
  *
  * Each route is one string: its kind, then the bits of its prefix, the name, or the suffix. The strings that may fit a
  * host are then prefixes (or suffixes) of one string. Strings, because their hashes are seeded: who announces routes

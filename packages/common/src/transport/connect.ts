@@ -1,7 +1,8 @@
 /**
  * Connects to a server: a socket that leads there, then TLS, then the WebSocket upgrade. One attempt under one time
  * limit; the tunnel manager repeats it. Between two steps `owned` holds the socket and destroys it when the next step
- * fails, so that nothing stays open. Only direct connections are made here; shoot-client adds connectors through proxies.
+ * fails, so that nothing stays open. Only direct connections are made here; shoot-client adds connectors through
+ * proxies.
  *
  *   connector: resolve, connect  →  TLS to the server  →  WebSocket
  */
@@ -61,10 +62,10 @@ const systemResolve = remembering(createResolve(), { clock: systemClock })
 
 /**
  * One attempt. The name is resolved anew and certificates are read from `tls` each time; nothing is remembered but the
- * last known addresses of a name, for when nameservers are silent (remember.ts).
- * Rejects with `SERVER_UNREACHABLE`, `SERVER_NOT_IDENTIFIED`, `PROTOCOL_ERROR`, `BAD_CONFIG`, what the connector rejects
- * with, or the server's own refusal (`CLIENT_NOT_IDENTIFIED`, `CLUSTER_DENIED`, `UNKNOWN_CLUSTER`, …); `CLOSED` when
- * aborted. The WebSocket starts to read on the next turn of the event loop.
+ * last known addresses of a name, for when nameservers are silent (remember.ts). Rejects with `SERVER_UNREACHABLE`,
+ * `SERVER_NOT_IDENTIFIED`, `PROTOCOL_ERROR`, `BAD_CONFIG`, what the connector rejects with, or the server's own refusal
+ * (`CLIENT_NOT_IDENTIFIED`, `CLUSTER_DENIED`, `UNKNOWN_CLUSTER`, …); `CLOSED` when aborted. The WebSocket starts to
+ * read on the next turn of the event loop.
  */
 export async function connect(server: ServerAddress, options: ConnectOptions): Promise<Connected> {
   const { clock = systemClock, resolve = systemResolve, timeoutMs = CONNECT_TIMEOUT_MS } = options

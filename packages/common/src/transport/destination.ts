@@ -1,6 +1,6 @@
 /**
- * Where a connection has to lead: hosts and ports out of the URLs and addresses of a configuration. Opens nothing, so
- * that `check-config` decides by the same code as an attempt.
+ * The host and port of a connection, from the URLs and addresses of a configuration. Opens nothing, so that
+ * `check-config` uses the same code as an attempt to connect.
  */
 import { TunnelError } from '../errors.js'
 import { parseHostPort } from '../wire/host-port.js'

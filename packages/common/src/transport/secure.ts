@@ -1,6 +1,6 @@
 /**
- * TLS on top of a socket that leads somewhere: to the server, or to a proxy that speaks TLS itself. And what
- * OpenSSL says when it fails, in sentences. Verification is never optional.
+ * TLS on a connected socket: to the server, or to a proxy that uses TLS itself. And the errors of OpenSSL as sentences.
+ * Verification is never optional.
  */
 import { isIP } from 'node:net'
 import type { Socket } from 'node:net'
@@ -97,7 +97,7 @@ const untrustedByCode: Record<string, string> = {
 
 type TlsError = { code?: string; message?: string; reason?: string; cert?: PeerCertificate }
 
-/** A failed handshake in a sentence: whose fault, and what to look at. */
+/** A failed handshake as a sentence: which side refused, and what to check. */
 export function explainTls(
   error: TlsError,
   serverName: string,

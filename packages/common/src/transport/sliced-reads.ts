@@ -1,7 +1,7 @@
 /**
- * Gives `ws` what a socket reads in slices. `ws` takes everything it is given apart at once: 16 KiB of the smallest messages
- * keep the event loop for 2 ms, and eight connections that send nothing else for 16 ms in one turn. So a slice is small where
- * the last one held many messages, and what is left of a read waits with its carrier.
+ * Gives `ws` what a socket reads in slices. `ws` takes everything it is given apart at once: 16 KiB of the smallest
+ * messages keep the event loop for 2 ms, and eight connections that send nothing else for 16 ms in one turn. So a slice
+ * is small where the last one held many messages, and what is left of a read waits with its carrier.
  */
 import type { Duplex } from 'node:stream'
 
@@ -9,8 +9,8 @@ import type { Duplex } from 'node:stream'
 export const SLICE_LEAST_BYTES = 512
 
 /**
- * Where they are large. Below the 16 KiB at which a Writable such as the receiver of `ws` asks for a pause: it would stop and
- * start the socket for each read.
+ * Where they are large. Below the 16 KiB at which a Writable such as the receiver of `ws` asks for a pause: it would
+ * stop and start the socket for each read.
  */
 export const SLICE_MOST_BYTES = 8 << 10
 

@@ -1,6 +1,6 @@
 /**
  * The WebSocket upgrade on a connected, verified socket, and the server's refusals as errors of our table. The last
- * step of dialling out; what is spoken over the WebSocket is nobody's business here.
+ * step of a connection attempt. It knows nothing of the messages over the WebSocket.
  */
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Duplex } from 'node:stream'

@@ -18,7 +18,7 @@ export const WEBSOCKET_PROTOCOL = 'tendril.v1'
 /** Path of the upgrade request. */
 export const TUNNEL_PATH = '/tunnel'
 
-/** Header of the server's answer to the upgrade: its id, so that a client knows where it got to. */
+/** Header of the server's answer to the upgrade: the id of the server. */
 export const SERVER_HEADER = 'tendril-server'
 
 /** Bytes queued towards the network before `send` answers false. More would only make short messages wait. */
@@ -28,8 +28,8 @@ const SEND_BUFFER_BYTES = 256 << 10
 const SEND_OVERHEAD_BYTES = 512
 
 /**
- * A message takes one unit of the share of its carrier, and one more for each of these bytes: what costs is the message,
- * not its bytes. With 4 KiB a bulk transfer paused its socket after each message, for 10 % more CPU per GiB.
+ * A message takes one unit of the share of its carrier, and one more for each of these bytes: what costs is the
+ * message, not its bytes. With 4 KiB a bulk transfer paused its socket after each message, for 10 % more CPU per GiB.
  */
 const UNIT_BYTES = 32 << 10
 
@@ -74,8 +74,8 @@ export class WebSocketCarrier extends EventEmitter<CarrierEvents> implements Car
   readonly #leaving = new Queue<Buffer>()
   #blocked = false
   /**
-   * Messages that have come and wait for their turn. The socket is paused as soon as one does: what waits are those of one
-   * slice of a read, and before they are parsed the rest of that read, 16 KiB over TLS and 64 KiB without.
+   * Messages that have come and wait for their turn. The socket is paused as soon as one does: what waits are those of
+   * one slice of a read, and before they are parsed the rest of that read, 16 KiB over TLS and 64 KiB without.
    */
   readonly #inbox = new Queue<Buffer>()
   readonly #share = receiveScheduler.share(() => this.#takeShare())

@@ -20,8 +20,8 @@ import { TunnelError } from '../errors.js'
 import type { Tunnel } from './tunnel.js'
 
 /**
- * A connection that was opened through an endpoint: its carrier, the id of the server if the server sent it, and how long
- * it may live, in milliseconds. Default: without a limit.
+ * A connection that was opened through an endpoint: its carrier, the id of the server if the server sent it, and how
+ * long it may live, in milliseconds. Default: without a limit.
  */
 export type EstablishedConnection = { carrier: Carrier; server: string | undefined; leftMs?: number }
 
@@ -179,9 +179,9 @@ export class TunnelManager {
   }
 
   /**
-   * The server `from` announced all servers that it knows: each gets a tunnel. A server that has just started knows only
-   * itself, so the announcements of all servers with a tunnel that is up are merged. Without such a server the last
-   * result stays.
+   * The server `from` announced all servers that it knows: each gets a tunnel. A server that has just started knows
+   * only itself, so the announcements of all servers with a tunnel that is up are merged. Without such a server the
+   * last result stays.
    */
   announced(members: readonly string[], from = ''): void {
     this.#announcements.set(from, members)
@@ -341,8 +341,8 @@ export class TunnelManager {
   }
 
   /**
-   * Ends tunnels of servers that no longer exist: another server answers at their endpoint, and nobody announces them. No
-   * server can resume these tunnels, so they end now and not after their resume window.
+   * Ends tunnels of servers that no longer exist: another server answers at their endpoint, and nobody announces them.
+   * No server can resume these tunnels, so they end now and not after their resume window.
    */
   #forgetOthers({ endpoint, reached }: EndpointState, server: string): void {
     for (const tunnel of this.tunnels) {

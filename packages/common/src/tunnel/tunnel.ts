@@ -102,16 +102,17 @@ export class Tunnel {
   }
 
   /**
-   * Compares two tunnels that need a connection: below 0 when this one gets it first. A tunnel that is down comes before
-   * one with an old connection, and then the one that has waited longest, so that each gets a connection in turn.
+   * Compares two tunnels that need a connection: below 0 when this one gets it first. A tunnel that is down comes
+   * before one with an old connection, and then the one that has waited longest, so that each gets a connection in
+   * turn.
    */
   compareNeed(other: Tunnel): number {
     return Number(this.up) - Number(other.up) || this.#waitingSinceMs - other.#waitingSinceMs
   }
 
   /**
-   * Starts or resumes the link over `carrier`. Rejects as `shakeHands` does. `leftMs`: how long the connection may live;
-   * it is replaced before.
+   * Starts or resumes the link over `carrier`. Rejects as `shakeHands` does. `leftMs`: how long the connection may
+   * live; it is replaced before.
    */
   async attach(carrier: Carrier, { leftMs = Infinity }: { leftMs?: number } = {}): Promise<void> {
     const { self, clock } = this.#options

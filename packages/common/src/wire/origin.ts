@@ -1,6 +1,7 @@
 /**
- * The last part of OPEN, new in version 1.1 (docs/protocol.md §4): where a dial comes from. Pure. Sides of version 1.0 send
- * none, and ignore what they receive. Whether the receiver believes it is decided by who is at the other end of the link.
+ * The last part of OPEN, new in version 1.1 (docs/protocol.md §4): where a dial comes from. Pure. Sides of version 1.0
+ * send none, and ignore what they receive. Whether the receiver believes it is decided by who is at the other end of
+ * the link.
  *
  *     hops u8 │ kind u8 │ length u8, name │ length u8, cluster │ length u8, trace id │ length u8, metadata
  *

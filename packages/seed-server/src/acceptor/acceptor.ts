@@ -41,7 +41,10 @@ const KEEP_ALIVE_MS = 55_000
 /** How long a client that is told why it is closed may take to hear it when all closes, in milliseconds. */
 export const CLOSE_GRACE_MS = 1_000
 
-/** A client, or a peer, that is let in. Listeners on `websocket` are to be attached before returning: bytes may follow at once. */
+/**
+ * A client, or a peer, that is let in. Listeners on `websocket` are to be attached before returning: bytes may follow
+ * at once.
+ */
 export type TunnelConnection = {
   websocket: WebSocket
   socket: TLSSocket
@@ -78,7 +81,9 @@ export type AcceptorOptions = {
   headerLimitBytes?: number
   /** Clients at once. One more is answered 503. Default 8192. */
   maxConnections?: number
-  /** Connections that are not clients yet. One more drops the oldest: who is slow loses, not who is next. Default 2048. */
+  /**
+   * Connections that are not clients yet. One more drops the oldest: who is slow loses, not who is next. Default 2048.
+   */
   maxPending?: number
   /** Called when a connection was dropped because of `maxPending`. */
   onPendingDropped?: () => void

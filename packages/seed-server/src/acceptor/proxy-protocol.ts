@@ -17,8 +17,8 @@ export type ProxyHeader = {
 export const V1_LIMIT_BYTES = 107
 
 /**
- * Longest version 2 header, extensions included. Section 2 speaks of 536 bytes, which any first segment carries, but HAProxy
- * and Envoy send what their TLVs need: certificates' names, tracing, endpoints of clouds.
+ * Longest version 2 header, extensions included. Section 2 speaks of 536 bytes, which any first segment carries, but
+ * HAProxy and Envoy send what their TLVs need: certificates' names, tracing, endpoints of clouds.
  */
 export const PROXY_HEADER_LIMIT_BYTES = 4_096
 

@@ -66,7 +66,9 @@ export class Upgrader {
     })
   }
 
-  /** Reads the request of this socket. One of the upgrade request's callbacks follows, unless the socket closes first. */
+  /**
+   * Reads the request of this socket. One of the upgrade request's callbacks follows, unless the socket closes first.
+   */
   serve(socket: Socket, upgradeRequest: UpgradeRequest): void {
     this.#upgradeRequests.set(socket, upgradeRequest)
     this.#server.emit('connection', socket)

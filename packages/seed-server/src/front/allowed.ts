@@ -1,7 +1,7 @@
 /**
- * Who may call at a front, once its certificate was verified. Never those who connect at the tunnel; of the others those
- * that `callers` names. Without that list the front's authorities decide, and where they are the tunnel's as well, they
- * cannot tell a caller from a client: then only `tendril://caller/NAME` does.
+ * Who may call at a front, once its certificate was verified. Never those who connect at the tunnel; of the others
+ * those that `callers` names. Without that list the front's authorities decide, and where they are the tunnel's as
+ * well, they cannot tell a caller from a client: then only `tendril://caller/NAME` does.
  */
 import { TunnelError } from '@tendril/common'
 import { haveCommonAuthority, readAuthorities } from '@tendril/common/identity/authorities'

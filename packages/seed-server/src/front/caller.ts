@@ -30,7 +30,9 @@ import type { Route } from './route.js'
 
 /** What a front tells whoever counts. Every label comes from a closed set: no address, no name of a caller. */
 export interface FrontObserver {
-  /** A request was answered. `cluster` is '' when it was refused before one was known. `dialMs`: head read to answer. */
+  /**
+   * A request was answered. `cluster` is '' when it was refused before one was known. `dialMs`: head read to answer.
+   */
   answered(event: {
     front: string
     cluster: string
@@ -101,8 +103,8 @@ export class Caller {
   }
 
   /**
-   * Serves the caller until its end; `headerMs` is what is left of the time for its head, `onHead` is called when that is
-   * complete. Never rejects.
+   * Serves the caller until its end; `headerMs` is what is left of the time for its head, `onHead` is called when that
+   * is complete. Never rejects.
    */
   async serve(headerMs: number, onHead: () => void = () => {}): Promise<void> {
     const { front, clock, dialTimeoutMs, dial, route } = this.#options
@@ -198,8 +200,8 @@ export class Caller {
   }
 
   /**
-   * An end behind bytes for the target is a half-close: the request is whole, and its answer is waited for. Behind a bare
-   * head it is a caller that gave up: there is nothing that a target could answer.
+   * An end behind bytes for the target is a half-close: the request is whole, and its answer is waited for. Behind a
+   * bare head it is a caller that gave up: there is nothing that a target could answer.
    */
   readonly #socketOnEnd = (): void => {
     if (this.#earlyBytes === 0) this.#leave('the caller closed its side before the answer')

@@ -1,6 +1,7 @@
 /**
- * A front: a listener where kube-apiserver and others ask for a dial. It listens (TLS with client certificates, plain TCP
- * on loopback, or a Unix socket), identifies callers and limits their connections. caller.ts reads what a caller sends.
+ * A front: a listener where kube-apiserver and others ask for a dial. It listens (TLS with client certificates, plain
+ * TCP on loopback, or a Unix socket), identifies callers and limits their connections. caller.ts reads what a caller
+ * sends.
  */
 import { type Server, type Socket, createServer } from 'node:net'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
@@ -64,7 +65,10 @@ export type FrontOptions = {
   headerLimitBytes?: number
   /** From accept to the end of the head, TLS handshake included, in milliseconds. Then 408. Default 10 000. */
   headerTimeoutMs?: number
-  /** Bound on every dial, in milliseconds. Then 504, or the reason of the dial. Default 4000, below the aggregator's probe of 5 s. */
+  /**
+   * Bound on every dial, in milliseconds. Then 504, or the reason of the dial. Default 4000, below the aggregator's
+   * probe of 5 s.
+   */
   dialTimeoutMs?: number
   /** How long bytes of a target that speaks first are held back behind the 200, in milliseconds. Default 50. */
   firstByteDelayMs?: number
@@ -87,7 +91,9 @@ export interface Front {
   readonly connections: number
   /** Those among them whose request head is not complete. */
   readonly pending: number
-  /** New callers are refused by the system; those inside stay. Resolves when the last one has left. Safe to call twice. */
+  /**
+   * New callers are refused by the system; those inside stay. Resolves when the last one has left. Safe to call twice.
+   */
   stopAccepting(): Promise<void>
   /** Stops accepting and ends every caller. Resolves when all is closed. Safe to call twice. */
   close(): Promise<void>
@@ -123,7 +129,10 @@ class OpenFront implements Front {
   /** Oldest first. */
   readonly #pending = new Set<PendingConnection>()
   readonly #callers = new Map<Socket, Caller>()
-  /** TLS only: from a finished handshake back to its pending connection. Node shows no other link between the two sockets. */
+  /**
+   * TLS only: from a finished handshake back to its pending connection. Node shows no other link between the two
+   * sockets.
+   */
   readonly #handshakes = new Map<string, PendingConnection>()
   /** TLS only. */
   readonly #admitted: AdmittedCertificates | undefined

@@ -1,13 +1,13 @@
 /**
- * A dial passed on to other servers: the peers in turn, until one has a client of the cluster. Knows no links: a peer is a
- * Dial with a name. No dial goes round, because each server that passes it on counts a hop: one that comes from another
- * replica may still go to the workers beside this one, and one that comes from those goes no further.
+ * A dial passed on to other servers: the peers in turn, until one has a client of the cluster. Knows no links: a peer
+ * is a Dial with a name. No dial goes round, because each server that passes it on counts a hop: one that comes from
+ * another replica may still go to the workers beside this one, and one that comes from those goes no further.
  */
 import { type Clock, type Dial, type ErrorCode, HOP_LIMIT, TunnelError, systemClock } from '@tendril/common'
 
 /**
- * A replica that takes dials now. `silent`: it should have been heard of by now, and is not asked. `sibling`: a worker beside
- * this one, which is the last that a dial is passed on to.
+ * A replica that takes dials now. `silent`: it should have been heard of by now, and is not asked. `sibling`: a worker
+ * beside this one, which is the last that a dial is passed on to.
  */
 export type PeerView = {
   readonly server: string
@@ -30,7 +30,8 @@ export const FORWARD_TRIES = 3
 /**
  * The peers as a Dial into a cluster. The one that served the cluster last is asked first. Rejects with what a target
  * said, or when no peer could serve: with the reason of one whose client is only away, with LINK_LOST when one does not
- * respond that may have a client, else with NO_CLIENT; so it does at once when the dial has come over HOP_LIMIT servers.
+ * respond that may have a client, else with NO_CLIENT; so it does at once when the dial has come over HOP_LIMIT
+ * servers.
  */
 export function createForward(options: ForwardOptions): (cluster: string) => Dial {
   const { peers, onAnswer, clock = systemClock } = options

@@ -1,6 +1,6 @@
 /**
- * What this server answers to a dial that a peer passes on: it knows the cluster, and asks the clients that it can reach
- * without passing the dial on further than the hops of the dial allow (forward.ts).
+ * What this server answers to a dial that a peer passes on: it knows the cluster, and asks the clients that it can
+ * reach without passing the dial on further than the hops of the dial allow (forward.ts).
  */
 import { type Dial, TunnelError } from '@tendril/common'
 

@@ -1,7 +1,8 @@
 /**
  * Finds the other replicas by Kubernetes Leases: each server renews a Lease with its address, and watches those of the
- * others. Serving does not need the API: while it fails or refuses, the known addresses stay and the request is repeated.
- * A Lease is valid as long as it changes, by the clock of the server that watches: wall clocks need not agree.
+ * others. Serving does not need the API: while it fails or refuses, the known addresses stay and the request is
+ * repeated. A Lease is valid as long as it changes, by the clock of the server that watches: wall clocks need not
+ * agree.
  */
 import { type Clock, type Timer, TunnelError, systemClock } from '@tendril/common'
 import { createBackoff } from '@tendril/common/backoff'

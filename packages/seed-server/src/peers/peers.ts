@@ -1,7 +1,7 @@
 /**
- * The other replicas: a tunnel to each of them, over which this server forwards dials, and the tunnels that they keep to
- * this one. From both this file computes the members: the servers that a client should be connected to. The options say
- * how a peer is reached and where addresses come from.
+ * The other replicas: a tunnel to each of them, over which this server forwards dials, and the tunnels that they keep
+ * to this one. From both this file computes the members: the servers that a client should be connected to. The options
+ * say how a peer is reached and where addresses come from.
  *
  * Siblings, the workers of one seed-server, are peers with known addresses. Other replicas reach all of them at one
  * address, as clients reach servers behind a load balancer, so each sibling announces all of them to the peers that
@@ -211,7 +211,8 @@ export class Peers {
 
   /**
    * A peer's link, before anything was received on it: answers what it dials. `name` is its id. A dial of a replica has
-   * come over one server at least, and a sibling is the last that a dial is passed on to; a peer of version 1.0 says neither.
+   * come over one server at least, and a sibling is the last that a dial is passed on to; a peer of version 1.0 says
+   * neither.
    */
   accept(link: Link, name: string, remote: LinkPrincipal, { sibling = false } = {}): void {
     const { session: limits, sessionBudget: budget, sendShare } = this.#options

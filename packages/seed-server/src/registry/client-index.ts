@@ -3,13 +3,13 @@
  * longest prefix or suffix first), and within a route by health. It changes when a client comes, goes, or announces
  * other routes, at the cost of that client's own routes. Knows no sockets and no dials under way.
  *
- * An entry is one link. The links of one client together have at most so many different routes: what one announces beyond
- * that is ignored, until another one gives some back.
+ * An entry is one link. The links of one client together have at most so many different routes: what one announces
+ * beyond that is ignored, until another one gives some back.
  *
- * The health and the number of streams of a client are read when it is compared, and its place is corrected then. Groups
- * of at most WHOLE_SIZE are compared whole. Of larger ones SAMPLE_SIZE are drawn at random, and the best is taken:
- * the load spreads almost as evenly as if all had been compared, at a cost that does not grow with their number (M.
- * Mitzenmacher: The Power of Two Choices in Randomized Load Balancing, 2001).
+ * The health and the number of streams of a client are read when it is compared, and its place is corrected then.
+ * Groups of at most WHOLE_SIZE are compared whole. Of larger ones SAMPLE_SIZE are drawn at random, and the best is
+ * taken: the load spreads almost as evenly as if all had been compared, at a cost that does not grow with their number
+ * (M. Mitzenmacher: The Power of Two Choices in Randomized Load Balancing, 2001).
  */
 import { RouteIndex } from '@tendril/common/policy/route-index'
 import type { Route } from '@tendril/common/policy/routes'
@@ -18,7 +18,10 @@ import type { Client, ClientState } from './registered-client.js'
 /** Most clients that are compared for one choice. */
 export const WHOLE_SIZE = 16
 
-/** How many of a larger group are compared. Each look costs one to two µs, and a fourth choice gains little over the third. */
+/**
+ * How many of a larger group are compared. Each look costs one to two µs, and a fourth choice gains little over the
+ * third.
+ */
 export const SAMPLE_SIZE = 4
 
 /** In the order in which clients are asked. Those that are down are not. */
@@ -150,7 +153,8 @@ export class ClientIndex {
 
   /**
    * The client to ask for a dial to `host` among those of the given healths, the first of which counts most; then by
-   * how closely routes fit, fewest streams, shortest round trip, newest. Undefined when there is none that `may` be asked.
+   * how closely routes fit, fewest streams, shortest round trip, newest. Undefined when there is none that `may` be
+   * asked.
    */
   best(
     host: string,

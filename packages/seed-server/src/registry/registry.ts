@@ -38,7 +38,10 @@ export type RegistryOptions = {
   /** The other replicas as a Dial. Rejects with NO_CLIENT when none of them has a client either. */
   dialRemote?: ((cluster: string) => Dial) | undefined
   observer?: RegistryObserver
-  /** Different routes that the links of a client (`Client.owner`) have together; what exceeds them is ignored. Default: any. */
+  /**
+   * Different routes that the links of a client (`Client.owner`) have together; what exceeds them is ignored. Default:
+   * any.
+   */
   routesPerClient?: (cluster: string) => number
   /** A number in [0, 1). */
   random?: () => number

@@ -111,8 +111,8 @@ export class Search {
       return await dial(this.#target, { ...this.#context, timeoutMs })
     } catch (error) {
       const failure = TunnelError.from(error)
-      // Whoever was asked did not answer in time: that is what the front's bound says, too. A link that does not respond
-      // may not have brought the question to a client at all.
+      // Whoever was asked did not answer in time: that is what the front's bound says, too. A link that does not
+      // respond may not have brought the question to a client at all.
       if (this.#isLate) throw failure.code === 'LINK_LOST' ? failure : this.#signal.reason
       if (!failure.retryable) throw failure
       if (failure.code !== 'NO_CLIENT') this.#options.onFailover(failure.code)

@@ -247,8 +247,8 @@ export class Workers implements Service {
 
   /**
    * Ends workers that serve and hang: whoever answers nothing for `link.deadAfter` is killed, and replaced as one that
-   * died. Counted in looks, not in time: while the primary or the whole machine stands still nobody is looked at. One that
-   * has not started yet is not checked. Goes on while all drain: a worker that hangs would never end.
+   * died. Counted in looks, not in time: while the primary or the whole machine stands still nobody is looked at. One
+   * that has not started yet is not checked. Goes on while all drain: a worker that hangs would never end.
    */
   #watch(): void {
     for (const place of this.#places) {

@@ -4,9 +4,9 @@
  * - Destroyed with an error it sends RST instead of FIN, as the Dial contract asks: half a request is not a whole one.
  * - A RST that comes together with the last bytes is not taken for an end.
  * - When writing fails, what the target said before is still read: the kernel keeps that, Node would close on it.
- * - A target that has ended answers a late word with RST, and its kernel drops what it had yet to send. So when it had to
- *   wait for us because the link was down, it is read before it is written to. One that waits for a caller who does not
- *   read is written to at once: Ctrl-C must not wait for what it interrupts.
+ * - A target that has ended answers a late word with RST, and its kernel drops what it had yet to send. So when it had
+ * to   wait for us because the link was down, it is read before it is written to. One that waits for a caller who does
+ * not   read is written to at once: Ctrl-C must not wait for what it interrupts.
  */
 import { readSync } from 'node:fs'
 import { Socket } from 'node:net'
@@ -25,7 +25,10 @@ const QUIET_MS = 100
 type Written = (error?: Error | null) => void
 type SystemError = NodeJS.ErrnoException
 
-/** A full message. libuv by itself asks for half of it, and the kernel wakes both sides twice as often (5 % of CPU in bulk). */
+/**
+ * A full message. libuv by itself asks for half of it, and the kernel wakes both sides twice as often (5 % of CPU in
+ * bulk).
+ */
 const READ_BYTES = 128 << 10
 
 /**
@@ -125,8 +128,9 @@ export class TargetSocket extends Socket {
       const { error } = this.#writeFailed
       return error.code === 'EPIPE' && process.platform === 'linux' ? undefined : error
     }
-    // libuv takes a hang-up right behind bytes for an end and asks no further; a RST is then still to be heard. Only the
-    // handle knows the descriptor: Node has no public name for it, and without one (elsewhere than on Unix) nobody is asked.
+    // libuv takes a hang-up right behind bytes for an end and asks no further; a RST is then still to be heard. Only
+    // the handle knows the descriptor: Node has no public name for it, and without one (elsewhere than on Unix) nobody
+    // is asked.
     const { fd = -1 } = (this as unknown as { _handle: { fd?: number } | null })._handle ?? {}
     if (fd < 0 || this.connecting) return undefined
     try {

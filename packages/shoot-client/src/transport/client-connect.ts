@@ -1,7 +1,7 @@
 /**
- * The client's connections out to a server: direct, through a proxy, through an upstream proxy, or through an upstream proxy behind
- * a proxy.
- * What comes after that, TLS and the WebSocket upgrade under one bound, is common/transport/connect.
+ * The client's connections out to a server: direct, through a proxy, through an upstream proxy, or through an upstream
+ * proxy behind a proxy. What comes after that, TLS and the WebSocket upgrade under one bound, is
+ * common/transport/connect.
  *
  *   resolve, connect  →  CONNECT to the proxy  →  CONNECT to the upstream proxy  →  (TLS to the server  →  WebSocket)
  */
@@ -38,7 +38,10 @@ export type ProxyOptions = {
   proxy?: ProxySetting
   /** Complete value of `Proxy-Authorization`; beats user and password in the proxy's URL. */
   proxyAuthorization?: string
-  /** Authorities of an `https:` proxy or upstream proxy. Default: those built into Node (NODE_EXTRA_CA_CERTS adds to them). */
+  /**
+   * Authorities of an `https:` proxy or upstream proxy. Default: those built into Node (NODE_EXTRA_CA_CERTS adds to
+   * them).
+   */
   hopCa?: ConnectionOptions['ca']
   upstreamProxy?: UpstreamProxy
   /** Where proxies are looked up. Default process.env. */

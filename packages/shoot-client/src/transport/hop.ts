@@ -21,9 +21,9 @@ export type HopOptions = {
 export const HOP_HEADER_LIMIT_BYTES = 16 * 1024
 
 /**
- * Resolves with the same socket, leading to `destination` now and with nothing read. Rejects with `PROXY_REFUSED`, carrying the
- * status line, with `BAD_CONFIG` for headers that cannot be sent, or with the signal's reason; the socket is the
- * caller's to destroy then.
+ * Resolves with the same socket, leading to `destination` now and with nothing read. Rejects with `PROXY_REFUSED`,
+ * carrying the status line, with `BAD_CONFIG` for headers that cannot be sent, or with the signal's reason; the socket
+ * is the caller's to destroy then.
  */
 export function requestHop(
   socket: Socket,

@@ -40,7 +40,8 @@ export function proxyTo(
  * @param destinations every name of the other end (the server's, and the address dialled in its place): NO_PROXY may
  * know it by any of them
  * @param secure whether TLS goes through it (`wss:`): then HTTPS_PROXY counts, else HTTP_PROXY
- * @throws TunnelError `BAD_CONFIG` when what is set is no usable proxy URL. The URL may hold a password and is not shown.
+ * @throws TunnelError `BAD_CONFIG` when what is set is no usable proxy URL. The URL may hold a password and is not
+ * shown.
  */
 export function chooseProxy(
   destinations: readonly Destination[],
@@ -74,7 +75,10 @@ function isForged(name: string, env: Environment): boolean {
   return name === 'HTTP_PROXY' && env['REQUEST_METHOD'] !== undefined
 }
 
-/** ALL_PROXY is for every program and scheme: a SOCKS proxy there is for those that can use it, as for Go it is for none. */
+/**
+ * ALL_PROXY is for every program and scheme: a SOCKS proxy there is for those that can use it, as for Go it is for
+ * none.
+ */
 function isForOthers(name: string, env: Environment): boolean {
   return /^all_proxy$/i.test(name) && /^socks/i.test(env[name] ?? '')
 }
