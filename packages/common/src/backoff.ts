@@ -23,7 +23,7 @@ export interface Backoff {
   isProven(livedMs: number): boolean
   /** After an attempt whose connection lived for `livedMs` (0: never came up). The first answer is 0: retry at once. */
   delayAfter(livedMs: number): number
-  /** After a failure that only a change elsewhere can mend: between one and two caps, never at once. */
+  /** The wait after a failure that needs a change to recover from: between one and two caps, never 0. */
   slowDelay(): number
 }
 

@@ -1,6 +1,6 @@
 /**
- * The one source of time and timers. Code takes a `Clock` so that tests turn the hands themselves and never
- * sleep. Time is monotonic: a wall clock that jumps an hour changes nothing here.
+ * The one source of time and timers. Code takes a `Clock` so that tests set the time and never sleep. Time is
+ * monotonic: a wall clock that jumps an hour changes nothing here.
  */
 export type Timer = { cancel(): void }
 

@@ -10,7 +10,7 @@ import { writeFully } from './log-output.js'
 
 export { Command, InvalidArgumentError, Option }
 
-/** 0: did what was asked. 1: could not. 2: was asked wrongly (command line or configuration). */
+/** 0: success. 1: failure. 2: wrong command line or configuration. */
 export const EXIT = { ok: 0, failed: 1, usage: 2 } as const
 
 /** The outside of a command, so that tests can be it. */
@@ -27,7 +27,7 @@ export const processIo: Io = {
     try {
       writeFully(STANDARD_ERROR, Buffer.from(text))
     } catch {
-      // There is no other place to complain; the exit code tells.
+      // There is no other output; the exit code reports the failure.
     }
   }
 }
@@ -108,7 +108,7 @@ export function configSource(
   return { file, overrides: [...fromFlags, ...given.set] }
 }
 
-/** Runs one command line. Never throws: what went wrong is said in plain sentences and by the exit code. */
+/** Runs one command line. Never throws: prints errors as sentences, and returns the exit code. */
 export async function runProgram(program: Command, argv: readonly string[], io: Io): Promise<number> {
   try {
     if (argv.length === 0) {

@@ -12,7 +12,7 @@ import type { ResolvConf, ResolverFiles } from './resolver-files.js'
 /** All addresses of a name, most preferred first. Rejects with a NameError, or with the signal's reason. */
 export type Lookup = (name: string, signal: AbortSignal) => Promise<string[]>
 
-/** Codes as getaddrinfo has them: the name has no address, or nobody can say now. */
+/** Codes of getaddrinfo: the name has no address, or no nameserver can answer now. */
 export class NameError extends Error {
   override readonly name = 'NameError'
   readonly code: 'ENOTFOUND' | 'EAI_AGAIN'
@@ -37,7 +37,7 @@ const NEVER_MS = 3_600_000
 type Answer =
   | { kind: 'found'; addresses: string[] }
   | { kind: 'none' }
-  /** `answered`: the nameserver said that it cannot say. */
+  /** `answered`: the nameserver answered that it cannot resolve the name. */
   | { kind: 'failed'; answered: boolean; why: string }
 
 export type DnsLookupOptions = {

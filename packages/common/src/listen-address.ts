@@ -1,6 +1,6 @@
 /**
  * Where a program listens, as people write it: `127.0.0.1:9443`, `[::1]:9443`, `:9443`, `unix:/run/tendril.sock`.
- * What is done with who comes is the business of fronts, acceptor and admin.
+ * Fronts, acceptor and admin handle the connections.
  */
 import { BlockList, type ListenOptions, type Server, isIP } from 'node:net'
 import { TunnelError } from './errors.js'

@@ -9,7 +9,7 @@ import type { Log } from './log.js'
 /** Lines of one cause that are written at once, and how long until one more may be, in milliseconds. */
 export const REFUSAL_LINES = { burst: 5, everyMs: 60_000 }
 
-/** The same for what a peer does that has proved who it is: connect, resume, leave. */
+/** The same for events of verified peers: connect, resume, leave. */
 export const CLIENT_LINES = { burst: 200, everyMs: 1_000 }
 
 /** Causes kept apart. Beyond them all others are one. */

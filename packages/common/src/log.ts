@@ -1,6 +1,6 @@
 /**
  * The one logger of a program: pino on standard output, as JSON for machines or as short lines for people. Decides
- * how things are said and what is never said; what is said is up to those who log.
+ * how lines look and what they never contain. The callers decide what is logged.
  */
 import { isatty } from 'node:tty'
 import { inspect } from 'node:util'

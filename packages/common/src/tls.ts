@@ -7,7 +7,7 @@ import { createSecureContext } from 'node:tls'
 import type { SecureContext, SecureContextOptions, Server, TlsOptions } from 'node:tls'
 import { TunnelError } from './errors.js'
 
-/** The part of a certificate bundle that a listener needs: the files now, and a word when they changed. */
+/** The part of a certificate bundle that a listener needs: the current files, and an event when they change. */
 export interface Certificates {
   tlsOptions(): { cert: string; key: string; ca?: string[] }
   /** Names of the authorities in `ca`, for the sentence of a refusal. */

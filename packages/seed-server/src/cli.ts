@@ -1,6 +1,5 @@
 /**
- * The command line of seed-server: its commands, their options and help. What they do is done elsewhere; which
- * texts a stranger reads first is decided here.
+ * The command line of seed-server: its commands, options and help texts. Other files do the work.
  */
 import {
   type Command,

@@ -1,6 +1,6 @@
 /**
  * The configuration of seed-server: one schema that is its types, its defaults, its checks and its chapter in
- * docs/configuration.md. What the values do is told where they are used.
+ * docs/configuration.md. The files that use a value describe its effect.
  */
 import {
   choice,

@@ -54,7 +54,7 @@ export class AdminConnections {
       break
     }
     if (!closed) return
-    // Not only when it says so: until then it would be closed again in the place of another.
+    // Removed now and not on 'close': until then it could be selected again in the place of another.
     this.#remove(closed)
     closed.socket.destroy()
   }

@@ -111,7 +111,7 @@ export class AdmittedCertificates {
     }
   }
 
-  /** Ends nothing any more. Safe to call twice. */
+  /** Ends nothing from now on. May be called twice. */
   close(): void {
     this.#options.authorities.off('change', this.#authoritiesOnChange)
     this.#timer?.cancel()

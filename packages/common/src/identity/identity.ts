@@ -55,7 +55,7 @@ export function readIdentity(certificate: X509Certificate, code: ErrorCode = 'NO
   }
 }
 
-/** The holder in quotes, short and printable: safe in a status line whatever a stranger put into the certificate. */
+/** The holder in quotes, short and printable: safe in a status line whatever is in the certificate. */
 export function describe(certificate: X509Certificate): string {
   return quote(nameOf(certificate))
 }
@@ -71,7 +71,7 @@ export function describeIssuer(certificate: X509Certificate): string {
   return quote(typeof issuer?.CN === 'string' ? issuer.CN : 'an issuer without a common name')
 }
 
-/** A stranger's text in quotes: printable ASCII, at most 64 characters. */
+/** Text of an untrusted peer in quotes: printable ASCII, at most 64 characters. */
 export function quote(text: string): string {
   // Printable ASCII only: control characters would end a header line, the rest fares badly in a reason phrase.
   const printable = text.replace(/[^\x20-\x7e]|["\\]/g, '?')

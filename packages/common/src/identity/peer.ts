@@ -52,7 +52,7 @@ const known = new KnownCertificates()
 
 /**
  * The verified identity behind a server's TLS socket. Throws `NOT_IDENTIFIED` (or the code asked for) with a
- * sentence that a stranger can act upon. Two things are asked beyond `socket.authorized`: a certificate must be
+ * sentence that its reader can act on. Two things are asked beyond `socket.authorized`: a certificate must be
  * there, because Node calls a resumed TLS 1.3 session without one authorised; and it must be valid now, because a
  * resumed session repeats an old verdict.
  */

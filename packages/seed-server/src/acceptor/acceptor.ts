@@ -38,7 +38,7 @@ export const MAX_PENDING = 2_048
 /** Below the 350 s after which cloud load balancers forget an idle connection. */
 const KEEP_ALIVE_MS = 55_000
 
-/** How long a client that is told why it is closed may take to hear it when all closes, in milliseconds. */
+/** How long clients may take to receive the reason when the acceptor closes, in milliseconds. */
 export const CLOSE_GRACE_MS = 1_000
 
 /**
@@ -48,7 +48,7 @@ export const CLOSE_GRACE_MS = 1_000
 export type TunnelConnection = {
   websocket: WebSocket
   socket: TLSSocket
-  /** Who it is, by its certificate: a client of one cluster, or another server. */
+  /** The peer, by its certificate: a client of one cluster, or another server. */
   principal: LinkPrincipal
   identity: Identity
   /** From the PROXY header when there is one, else the other end of the TCP connection. */
@@ -82,7 +82,8 @@ export type AcceptorOptions = {
   /** Clients at once. One more is answered 503. Default 8192. */
   maxConnections?: number
   /**
-   * Connections that are not clients yet. One more drops the oldest: who is slow loses, not who is next. Default 2048.
+   * Most pending connections. One more drops the oldest, because slow connections must not keep out new ones. Default
+   * 2048.
    */
   maxPending?: number
   /** Called when a connection was dropped because of `maxPending`. */
@@ -109,8 +110,8 @@ export interface Acceptor {
   /** New clients are refused by the system; those inside stay. Safe to call twice. */
   stopAccepting(): void
   /**
-   * Stops accepting and ends every connection; a client that is being told why has a second to hear it. Resolves when
-   * all is closed. Safe to call twice.
+   * Stops accepting and ends every connection. A client that is sent the reason has a second to receive it. Resolves
+   * when all is closed. Safe to call twice.
    */
   close(): Promise<void>
 }
@@ -210,7 +211,7 @@ class OpenAcceptor implements Acceptor {
 
   async close(): Promise<void> {
     const stopped = this.#stop()
-    // Node calls a server closed when its last socket is destroyed, a moment before those say so themselves.
+    // Node emits 'close' of a server when its last socket is destroyed, before that socket emits its own.
     const gone = [...this.#sockets].map(socket => new Promise(resolve => socket.once('close', resolve)))
     const isLeaving = (socket: Socket): boolean => {
       const websocket = this.#websockets.get(socket)
@@ -246,7 +247,7 @@ class OpenAcceptor implements Acceptor {
     }
     this.#pending.add(connection)
     this.#sockets.add(socket)
-    // A connection that breaks here was nobody yet; `close` follows and cleans up.
+    // A connection that breaks here has no identity yet; `close` follows and cleans up.
     socket.on('error', () => {})
     socket.on('close', () => {
       this.#sockets.delete(socket)
@@ -313,7 +314,7 @@ class OpenAcceptor implements Acceptor {
     if (connection) this.#drop(connection, `no TLS handshake (${error.code ?? error.message})`)
   }
 
-  /** Nothing of what a stranger sends is read before this said who it is. */
+  /** Nothing that a peer sends after the handshake is read before it is identified here. */
   #tlsServerOnSecure(socket: TLSSocket): void {
     const connection = this.#handshakes.get(keyOf(socket))
     // Already gone: a reset socket has no other end any more.

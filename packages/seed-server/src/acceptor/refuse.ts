@@ -1,4 +1,4 @@
-/** How the acceptor says no: a small HTTP answer that names the row of the error table, then an orderly end. */
+/** Refuses a connection: a small HTTP answer with the code of the error, then an orderly end. */
 import type { Duplex } from 'node:stream'
 import type { Clock, TunnelError } from '@tendril/common'
 

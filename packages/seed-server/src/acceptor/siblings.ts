@@ -1,6 +1,6 @@
 /**
- * The way between workers of one seed-server: a WebSocket over a Unix socket, as between replicas but without TLS. Who
- * may open the socket is decided by its directory (mode 0700, made by the primary), so nobody is asked for a
+ * The connection between workers of one seed-server: a WebSocket over a Unix socket, as between replicas but without
+ * TLS. Who may open the socket is decided by its directory (mode 0700, made by the primary), so nobody is asked for a
  * certificate.
  */
 import { once } from 'node:events'

@@ -1,7 +1,6 @@
 /**
- * From a verified TLS socket to a WebSocket: reads one HTTP request, insists on what docs/protocol.md asks of it,
- * upgrades. Who the peer is was decided before (acceptor.ts); what is spoken over the WebSocket is nobody's business
- * here.
+ * Makes a WebSocket of a verified TLS socket: reads one HTTP request, checks it as docs/protocol.md requires, and
+ * upgrades. acceptor.ts has identified the peer before. This file knows nothing of the messages over the WebSocket.
  */
 import { type IncomingMessage, type Server, createServer } from 'node:http'
 import type { Socket } from 'node:net'
@@ -11,7 +10,7 @@ import { TUNNEL_PATH, WEBSOCKET_PROTOCOL } from '@tendril/common/transport/webso
 import { type ServerOptions, type WebSocket, WebSocketServer } from 'ws'
 import { refuse } from './refuse.js'
 
-/** Header by which a client says which cluster it believes to serve. Has to agree with its certificate. */
+/** Header with the cluster of the client. It must agree with the client's certificate. */
 export const CLUSTER_HEADER = 'tendril-cluster'
 
 export type UpgraderOptions = {
@@ -33,7 +32,7 @@ export interface UpgradeRequest {
   onRefused(error: TunnelError): void
 }
 
-/** `httpStatus` where HTTP has a better word than the table of errors. */
+/** `httpStatus` where HTTP has a more exact status than the table of errors. */
 export type Refusal = { error: TunnelError; httpStatus?: number }
 
 export class Upgrader {
@@ -115,7 +114,7 @@ export class Upgrader {
 function checkRequest(request: IncomingMessage, cluster: string): Refusal | undefined {
   const { method, headers } = request
   if (pathOf(request) !== TUNNEL_PATH || method !== 'GET') return whyNot(request)
-  // Only browsers send Origin. One that is made to connect would lend its user's certificate to a stranger's page.
+  // Only browsers send Origin. One that is made to connect would use its user's certificate for an untrusted page.
   if (headers.origin !== undefined) {
     return { error: new TunnelError('CALLER_DENIED', 'the tunnel is not for browsers, which send Origin') }
   }

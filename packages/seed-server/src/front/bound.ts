@@ -1,5 +1,5 @@
 /**
- * A bound on any Dial: it settles in time and hears the caller leave, even when what is inside never settles.
+ * A time limit for any Dial: it settles in time and when the caller leaves, even if the inner dial never settles.
  * kube-apiserver sets no deadline on a CONNECT, so this is the last place that can.
  */
 import { type Clock, type Dial, TunnelError } from '@tendril/common'

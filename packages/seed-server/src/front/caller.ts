@@ -28,7 +28,7 @@ import { bounded } from './bound.js'
 import { type ConnectHead, ConnectParser } from './connect-head.js'
 import type { Route } from './route.js'
 
-/** What a front tells whoever counts. Every label comes from a closed set: no address, no name of a caller. */
+/** Events of a front, for metrics. Every label comes from a closed set: no address, no name of a caller. */
 export interface FrontObserver {
   /**
    * A request was answered. `cluster` is '' when it was refused before one was known. `dialMs`: head read to answer.
@@ -82,7 +82,7 @@ export class Caller {
   readonly #options: CallerOptions
   readonly #serverName: string | undefined
   readonly #principal: Principal | undefined
-  /** Aborts when the caller is gone: nobody waits for an answer any more. */
+  /** Aborts when the caller has left and no longer waits for an answer. */
   readonly #left = new AbortController()
   /** What came behind the head. Kept, because reading goes on: it is how a caller's leaving is noticed. */
   readonly #early: Buffer[] = []
@@ -97,7 +97,7 @@ export class Caller {
     this.#serverName = serverName
     this.#principal = principal
     this.#options = options
-    // Whoever waits hears of the end by `close`; without a listener an error would end the process.
+    // 'close' reports the end; without a listener an error would end the process.
     socket.on('error', error => this.#leave(error.message))
     socket.on('close', () => this.#leave('the connection closed'))
   }
@@ -208,7 +208,7 @@ export class Caller {
   }
 
   #leave(why: string): void {
-    // Nobody asks any more: every tunnel ends by this way.
+    // The caller has left: every joined caller ends here.
     if (this.#joined) return
     this.#left.abort(new TunnelError('DIAL_CANCELLED', why))
   }

@@ -33,7 +33,7 @@ export const FIRST_BYTE_DELAY_MS = 50
 export const MAX_CONNECTIONS = 8_192
 export const MAX_PENDING = 2_048
 
-/** Connections beyond the limit that are still told so; more than these are closed without a word. */
+/** Connections above the limit that still get an answer with the reason. More than these are closed without one. */
 export const OVERFLOW_CONNECTIONS = 128
 
 /** Below the 350 s after which cloud load balancers forget an idle connection. */
@@ -241,7 +241,7 @@ class OpenFront implements Front {
 
   async close(): Promise<void> {
     const stopped = this.#stop()
-    // Node calls a server closed when its last socket is destroyed, a moment before those say so themselves.
+    // Node emits 'close' of a server when its last socket is destroyed, before that socket emits its own.
     const sockets = [...this.#callers.keys(), ...[...this.#connections].map(({ socket }) => socket)]
     const gone = sockets.map(socket => new Promise(resolve => socket.once('close', resolve)))
     for (const caller of this.#callers.values()) caller.destroy()
@@ -292,7 +292,7 @@ class OpenFront implements Front {
     this.#options.onPendingDropped?.()
   }
 
-  /** Nothing of what a stranger sends is read before this said who it is. */
+  /** Nothing that a caller sends after the handshake is read before it is identified here. */
   #tlsServerOnSecure(socket: TLSSocket, certificates: Certificates, allowed: AllowedCallers): void {
     const connection = this.#handshakes.get(peerOf(socket))
     // Already gone: a reset socket has no peer any more.
@@ -339,7 +339,7 @@ class OpenFront implements Front {
     return caller
   }
 
-  /** No handshake, no caller. Whoever spoke plain HTTP can still be told, in plain HTTP. */
+  /** The handshake failed. A peer that sent plain HTTP gets an answer in plain HTTP. */
   #tlsServerOnClientError(error: NodeJS.ErrnoException, socket: TLSSocket): void {
     const connection = this.#handshakes.get(peerOf(socket))
     this.#log.debug({ remote: socket.remoteAddress, code: error.code }, 'no TLS handshake')

@@ -1,6 +1,6 @@
 /**
  * The file of a Unix socket: its mode from the first moment on, and what lies in its way when a front starts.
- * A stale socket is what a killed process leaves behind; anything else at that path belongs to somebody.
+ * A stale socket is one that a killed process has left. Anything else at that path is kept.
  */
 import { chmodSync } from 'node:fs'
 import { lstat, unlink } from 'node:fs/promises'

@@ -14,7 +14,7 @@ export const ANNOUNCEMENTS_PER_ROUND = 16
 /** The announcements of one link. */
 export type LinkAnnouncements = {
   receive: (text: string) => void
-  /** Nothing more is read. */
+  /** Reads no more announcements of this link. */
   close: () => void
 }
 

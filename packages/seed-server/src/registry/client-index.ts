@@ -137,7 +137,7 @@ export class ClientIndex {
     }
     const before = entry.health
     entry.state = client.state
-    // Whoever is back takes streams again, until it says otherwise.
+    // A client that is connected again accepts streams, until it sends GOAWAY.
     if (before === health.DOWN && !entry.state.down) entry.saidDraining = false
     const now = healthOf(entry)
     if (now === before) return
@@ -195,7 +195,7 @@ export class ClientIndex {
       // Clients whose health changed have moved to another group: what is left is smaller.
       if (left.length < sample.length) continue
       if (group.count(which) <= WHOLE_SIZE) return undefined
-      // Almost everybody was asked already: whoever was not is hard to draw.
+      // Almost all clients were asked already, so a random draw rarely finds another one.
       return group.slice(which, which).find(({ entry }) => may(entry))?.entry
     }
   }

@@ -3,11 +3,11 @@ import type { Dial } from '@tendril/common'
 import type { Route } from '@tendril/common/policy/routes'
 
 export type ClientState = {
-  /** Its connection is lost and has not come back yet: it is not asked. */
+  /** Its connection is lost and not resumed yet: it is not asked. */
   down: boolean
-  /** Connected, but nothing was heard for longer than there should be: perhaps a black hole, not missed yet. */
+  /** Connected, but nothing was received for longer than expected: the connection may be lost without notice. */
   silent: boolean
-  /** It asked for no new streams; those it has live on. */
+  /** It has sent GOAWAY: it accepts no new streams, and its open ones continue. */
   draining: boolean
   /** Streams open now. */
   streams: number

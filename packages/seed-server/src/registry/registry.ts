@@ -25,11 +25,11 @@ import { Search } from './search.js'
 
 export type RegistryEvents = { add: [client: Client]; remove: [client: Client] }
 
-/** Who counts. */
+/** For metrics. */
 export type RegistryObserver = {
   /** A dial was answered. */
   dialed(event: { cluster: string; code: 'OK' | ErrorCode }): void
-  /** A client failed for a reason of its own; whoever is next is asked. */
+  /** A client failed for a reason of its own; the next client is asked. */
   failedOver(event: { cluster: string; code: ErrorCode }): void
 }
 
@@ -147,8 +147,8 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   /**
-   * A Dial into a cluster, whoever serves it at that moment. When a client fails in a way that another may not
-   * (`retryable`: its link broke before the answer, it does not respond, it drains, it is full), the next is asked
+   * A Dial into a cluster, over a client that serves it at that moment. When a client fails in a way that another may
+   * not (`retryable`: its link broke before the answer, it does not respond, it drains, it is full), the next is asked
    * within what is left of the time; no byte of the caller has been sent by then. When all that could serve are down,
    * silent, draining or on their way, the dial waits for the first that comes (back). What a target said is never asked
    * again elsewhere.

@@ -104,7 +104,7 @@ export class Search {
     return undefined
   }
 
-  /** The stream, or why somebody else may do better. Rejects when nobody may. */
+  /** The stream, or the error after which another client may succeed. Rejects when none can. */
   async #ask(dial: Dial): Promise<Duplex | TunnelError> {
     const timeoutMs = this.#leftMs()
     try {
