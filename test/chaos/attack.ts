@@ -17,7 +17,7 @@ import {
 } from '@tendril/common/link/link-message'
 import { connect as connectServer } from '@tendril/common/transport/connect'
 import { WebSocketCarrier } from '@tendril/common/transport/websocket'
-import { eachFrame } from '@tendril/common/wire/decode'
+import { eachFrame } from '@tendril/common/test/support/each-frame'
 import { encode } from '@tendril/common/wire/encode'
 import { CREDIT_LIMIT_BYTES, FRAME_LIMIT_BYTES, frameType, VERSION } from '@tendril/common/wire/frame'
 

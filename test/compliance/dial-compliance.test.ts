@@ -1,7 +1,6 @@
 /** Every Dial there is, through the same suite. */
 import t from 'tap'
 import { systemClock } from '@tendril/common'
-import { guard } from '@tendril/common/policy/guard'
 import { createPolicy } from '@tendril/common/policy/policy'
 import { createTargetDial } from '@tendril/shoot-client/targets/dial-target'
 import { linkPair, sessionPair, websocketCarrierPair } from '../support/carriers.js'
@@ -12,7 +11,6 @@ const policy = createPolicy({ allow: ['127.0.0.0/8', '::1'] })
 const targetDial = createTargetDial({ policy, clock: systemClock })
 
 dialCompliance(t, 'tcp', () => ({ dial: targetDial, destroyResets: false }))
-dialCompliance(t, 'guarded tcp', () => ({ dial: guard(targetDial, policy, 'client'), destroyResets: false }))
 dialCompliance(t, 'session over memory', t => sessionPair(t, memoryCarrierPair(), targetDial))
 dialCompliance(t, 'session over websocket', async t =>
   sessionPair(t, await websocketCarrierPair(t), targetDial)

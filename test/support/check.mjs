@@ -54,7 +54,9 @@ async function lint() {
       '--check',
       '.',
       '--log-level=warn'
-    ]))
+    ])) &&
+    (await runTool('knip', ['--no-progress'])) &&
+    (await runProgram(process.execPath, [join(root, 'test/support/unused-names.mjs')]))
   console.log(`lint: ${clean ? 'ok' : 'failed'} (${sinceStart()})`)
   return clean
 }
@@ -115,11 +117,14 @@ function readPassed() {
   }
 }
 
-async function runTool(name, args) {
-  const child = spawn(join(root, 'node_modules/.bin', name), args, {
-    cwd: root,
-    stdio: ['ignore', 'inherit', 'inherit']
-  })
+/** A command of one of our dependencies. */
+function runTool(name, args) {
+  return runProgram(join(root, 'node_modules/.bin', name), args)
+}
+
+/** True when it ends well. */
+async function runProgram(command, args) {
+  const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
   children.add(child)
   const code = await new Promise(settle => child.once('close', settle))
   children.delete(child)

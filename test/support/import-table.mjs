@@ -49,7 +49,7 @@ export const table = [
     may: ['common/mux/*', 'common/errors', 'type:common/fair-budget']
   },
   {
-    files: ['common/link/replay', 'common/link/hello'],
+    files: ['common/link/replay'],
     may: ['common/link/*', 'common/errors', 'type:common/fair-budget', 'common/message-buffer', 'node:buffer']
   },
   {
@@ -283,10 +283,6 @@ export const table = [
     ]
   },
   {
-    files: ['shoot-client/identity/**'],
-    may: ['shoot-client/identity/**', 'common/*', 'common/identity/**', 'node:*', 'node:*/*']
-  },
-  {
     files: ['shoot-client/admin/**'],
     may: [
       'shoot-client/admin/**',
@@ -299,7 +295,7 @@ export const table = [
     ]
   },
 
-  // The services: the only two files that may import everything; started by main (or a worker), offered by index.
+  // The services: the only two files that may import everything; started by main (or a worker).
   {
     files: ['seed-server/server'],
     may: ['seed-server/**', 'common/**', 'node:*', 'node:*/*', 'ws', 'prom-client']
@@ -309,7 +305,7 @@ export const table = [
     may: ['shoot-client/**', 'common/**', 'node:*', 'node:*/*', 'ws', 'prom-client']
   },
   {
-    files: ['seed-server/main', 'seed-server/cli', 'seed-server/index'],
+    files: ['seed-server/main', 'seed-server/cli'],
     may: [
       'seed-server/*',
       'seed-server/identity/**',
@@ -322,7 +318,7 @@ export const table = [
     ]
   },
   {
-    files: ['shoot-client/main', 'shoot-client/cli', 'shoot-client/index'],
+    files: ['shoot-client/main', 'shoot-client/cli'],
     may: ['shoot-client/*', 'common/*', 'common/config/memory-bounds', 'node:*', 'commander', 'yaml']
   },
 
@@ -466,7 +462,8 @@ function allows(entry, to, names, typeOnly) {
   return only === undefined || typeOnly || names.every(name => only.split(',').includes(name))
 }
 
-function matches(pattern, name) {
+/** Does this pattern of the table fit the name of a module? */
+export function matches(pattern, name) {
   const source = pattern
     .replace(/[.+?^${}()|[\]\\]/g, '\\$&')
     .replace(/\*+/g, stars => (stars === '**' ? '.*' : '[^/]*'))

@@ -448,8 +448,8 @@ t.test('what a client does to its own streams ends those, and no other', async t
       stream => Array.from({ length: 40 }, () => frame(frameType.DATA, stream, Buffer.alloc(65_536)))
     ],
     ['DATA without bytes', stream => [frame(frameType.DATA, stream)]],
-    ['DATA after END', stream => [encode.end(stream), frame(frameType.DATA, stream, 'x')]],
-    ['END twice', stream => [encode.end(stream), encode.end(stream)]],
+    ['DATA after END', stream => [frame(frameType.END, stream), frame(frameType.DATA, stream, 'x')]],
+    ['END twice', stream => [frame(frameType.END, stream), frame(frameType.END, stream)]],
     ['CREDIT of nothing', stream => [encode.credit(stream, 0)]],
     ['CREDIT without bound', stream => [encode.credit(stream, 0xffff_ffff)]]
   ]

@@ -43,11 +43,6 @@ export class Queue<T> {
     if (this.length > 0) this.#items[this.#items.length - 1] = item
   }
 
-  /** Everything that waits, in order; it goes on waiting. */
-  toArray(): T[] {
-    return this.#items.slice(this.#head) as T[]
-  }
-
   clear(): void {
     this.#items = []
     this.#head = 0

@@ -2,13 +2,11 @@
  * Puts a `Dial` behind a session: what the peer opens is dialled here and joined with the stream. With
  * `Session.dial` at the other end, a dial has then been carried across the wire.
  */
-import { DIAL_TIMEOUT_MS, type Dial, type Target } from './dial.js'
+import { DIAL_TIMEOUT_MS, type Dial } from './dial.js'
 import { TunnelError } from './errors.js'
 import type { IncomingDial } from './mux/session.js'
 import type { LinkPrincipal } from './principal.js'
-import { type SpliceEnd, splice } from './splice.js'
-
-export type Served = { target: Target; end: SpliceEnd }
+import { splice } from './splice.js'
 
 export type ServeOptions = {
   /**
@@ -22,21 +20,16 @@ export type ServeOptions = {
   leastHops?: number
 }
 
-/** An `onOpen` for `Session`. `onEnd` hears of every stream that was opened, when both of its sides are closed. */
-export function serve(
-  dial: Dial,
-  options: ServeOptions,
-  onEnd?: (served: Served) => void
-): (incoming: IncomingDial) => void {
-  return incoming => void answer(dial, incoming, options, onEnd)
+/** An `onOpen` for `Session`. */
+export function serve(dial: Dial, options: ServeOptions): (incoming: IncomingDial) => void {
+  return incoming => void answer(dial, incoming, options)
 }
 
 /** Over when the stream is open: what only the dial needed is not kept for as long as the stream. */
 async function answer(
   dial: Dial,
   incoming: IncomingDial,
-  { remote, timeoutMs: ownTimeoutMs = DIAL_TIMEOUT_MS, leastHops = 0 }: ServeOptions,
-  onEnd?: (served: Served) => void
+  { remote, timeoutMs: ownTimeoutMs = DIAL_TIMEOUT_MS, leastHops = 0 }: ServeOptions
 ): Promise<void> {
   try {
     const { target, signal, timeoutMs } = incoming
@@ -51,12 +44,8 @@ async function answer(
       ...origin,
       hops: Math.max(hops, leastHops)
     })
-    report(splice(incoming.accept(), reached), target, onEnd)
+    void splice(incoming.accept(), reached)
   } catch (error) {
     incoming.refuse(TunnelError.from(error))
   }
-}
-
-function report(ended: Promise<SpliceEnd>, target: Target, onEnd?: (served: Served) => void): void {
-  if (onEnd) void ended.then(end => onEnd({ target, end }))
 }

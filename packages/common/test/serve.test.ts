@@ -7,18 +7,23 @@ import type { Dial, DialContext } from '../src/dial.js'
 import { TunnelError } from '../src/errors.js'
 import { Session } from '../src/mux/session.js'
 import type { LinkPrincipal } from '../src/principal.js'
-import { type Served, serve } from '../src/serve.js'
+import { serve } from '../src/serve.js'
 import { memoryCarriers } from './support/memory-carrier.js'
 import { naiveHello, naiveOpen } from './support/naive-codec.js'
 import { POD, RawPeer, closeOf, never, readAll, sessionPair, turns, until } from './support/sessions.js'
 import { dialContext } from './support/dial-context.js'
 
 function served(t: Test, dial: Dial) {
-  const ends: Served[] = []
+  /** What was dialled and has closed. */
+  const ends: Duplex[] = []
+  const watched: Dial = async (...args) => {
+    const reached = await dial(...args)
+    if (reached.closed) ends.push(reached)
+    else reached.once('close', () => ends.push(reached))
+    return reached
+  }
   return {
-    ...sessionPair(t, {
-      onOpen: serve(dial, { remote: { kind: 'server', name: 'near' } }, end => ends.push(end))
-    }),
+    ...sessionPair(t, { onOpen: serve(watched, { remote: { kind: 'server', name: 'near' } }) }),
     ends
   }
 }
@@ -121,7 +126,6 @@ t.test('the far dial gets target, time and signal; its stream is joined, half-cl
   t.same(asked![0], { proto: 'tcp', host: 'node-1', port: 10250 })
   t.equal(asked![1].timeoutMs, 1500)
   t.notOk(asked![1].signal.aborted)
-  t.match(ends[0], { target: { host: 'node-1' }, end: {} })
 })
 
 t.test('a refusal of the far dial arrives as it is; a foreign error as INTERNAL', async t => {
@@ -203,7 +207,7 @@ t.test('a dial that gives back something already closed resets the caller', asyn
   await until(() => ends.length === 1)
 })
 
-t.test('a target that resets, resets the caller with TARGET_RESET, and the end says why', async t => {
+t.test('a target that resets, resets the caller with TARGET_RESET', async t => {
   const { dial, accepted } = await tcpTarget(t)
   const { near, ends } = served(t, dial)
   const stream = await near.dial(POD, dialContext())
@@ -213,7 +217,7 @@ t.test('a target that resets, resets the caller with TARGET_RESET, and the end s
 
   t.match(await closeOf(stream), { code: 'TARGET_RESET' })
   await until(() => ends.length === 1)
-  t.match(ends[0]!.end.error, { code: 'ECONNRESET' })
+  t.match(ends[0]!.errored, { code: 'ECONNRESET' })
 })
 
 t.test('a caller who resets, resets the target', async t => {
@@ -240,7 +244,6 @@ t.test('a lost link resets every target', async t => {
 
   for (const stream of streams) t.match(await closeOf(stream), { code: 'LINK_LOST' })
   await until(() => accepted.every(socket => socket.closed) && ends.length === 3)
-  t.ok(ends.every(({ end }) => end.error instanceof TunnelError && end.error.code === 'LINK_LOST'))
 })
 
 t.test('a whole answer is not lost to the RST of a target that was told more', async t => {

@@ -7,8 +7,6 @@ import { EventEmitter } from 'node:events'
 import { watch as watchDirectory } from 'node:fs'
 import type { FSWatcher } from 'node:fs'
 import { dirname } from 'node:path'
-import { createSecureContext } from 'node:tls'
-import type { SecureContext, SecureContextOptions } from 'node:tls'
 import type { X509Certificate } from 'node:crypto'
 import { systemClock } from '../clock.js'
 import type { Clock, Timer } from '../clock.js'
@@ -46,18 +44,10 @@ export type BundleEvents = {
 export const SETTLE_MS = 250
 export const POLL_MS = 60_000
 
-const NO_OVERRIDES: SecureContextOptions = {}
-
-/** One reading of the files, and the contexts made of it. */
-type Loaded = Credentials & {
-  /** By the overrides object: a caller that passes the same object gets the same context. */
-  contexts: WeakMap<SecureContextOptions, SecureContext>
-}
-
 export class Bundle extends EventEmitter<BundleEvents> {
   readonly files: Readonly<BundleFiles>
   readonly #options: Required<BundleOptions>
-  #loaded: Loaded
+  #loaded: Credentials
   #watchers: FSWatcher[] = []
   #timer: Timer | undefined
   /** Set while watching. A new object per `watch()`, so that a reload of an earlier watch knows it is late. */
@@ -68,7 +58,7 @@ export class Bundle extends EventEmitter<BundleEvents> {
     super()
     this.files = Object.freeze({ ...files })
     this.#options = options
-    this.#loaded = { ...credentials, contexts: new WeakMap() }
+    this.#loaded = credentials
   }
 
   /**
@@ -118,20 +108,6 @@ export class Bundle extends EventEmitter<BundleEvents> {
     return { ...this.#loaded.tls }
   }
 
-  /**
-   * A context ready to use, made once per load and per `overrides` object: keep that object in a constant. Costs
-   * about a millisecond when made, nothing when kept.
-   */
-  secureContext(overrides: SecureContextOptions = NO_OVERRIDES): SecureContext {
-    const { contexts, tls } = this.#loaded
-    let context = contexts.get(overrides)
-    if (context === undefined) {
-      context = createSecureContext({ ...tls, ...overrides })
-      contexts.set(overrides, context)
-    }
-    return context
-  }
-
   /** Reads the files now. Resolves to whether they changed; rejects with `BAD_IDENTITY`, keeping the old ones. */
   async reload(): Promise<boolean> {
     return this.#use(await this.#read())
@@ -164,7 +140,7 @@ export class Bundle extends EventEmitter<BundleEvents> {
     this.#lastRefusal = undefined
     const { cert, key, ca } = this.#loaded.tls
     if (cert === next.tls.cert && key === next.tls.key && ca?.join() === next.tls.ca?.join()) return false
-    this.#loaded = { ...next, contexts: new WeakMap() }
+    this.#loaded = next
     this.emit('change')
     return true
   }

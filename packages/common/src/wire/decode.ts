@@ -5,23 +5,17 @@
  */
 import type { Target } from '../dial.js'
 import { type ErrorCode, TunnelError, errorCodeOf } from '../errors.js'
-import { FRAME_LIMIT_BYTES, HEADER_BYTES, HOST, MAGIC, VERSION, protoNumber } from './frame.js'
+import { HEADER_BYTES, HOST, MAGIC, VERSION, protoNumber } from './frame.js'
 import type { Hello } from './frame.js'
 import { type DialOrigin, decodeOrigin } from './origin.js'
 
 export type FrameVisitor = (type: number, stream: number, payload: Buffer) => void
 
 /**
- * Calls `visit` for every frame of a message, in order. The payload is a view of the message, not a copy.
+ * Calls `visit` for the frame that begins at byte `at`. The payload is a view of the message, not a copy. Returns where the
+ * next frame begins.
  * @throws TunnelError PROTOCOL_ERROR naming the rule and the byte where it was broken.
  */
-export function eachFrame(message: Buffer, visit: FrameVisitor, frameLimitBytes = FRAME_LIMIT_BYTES): void {
-  let at = 0
-  do at = frameAt(message, at, visit, frameLimitBytes)
-  while (at < message.length)
-}
-
-/** Calls `visit` for the frame that begins at byte `at`. Returns where the next one begins. @throws as `eachFrame` */
 export function frameAt(message: Buffer, at: number, visit: FrameVisitor, frameLimitBytes: number): number {
   if (message.length === 0) throw broken('a message holds at least one frame', 0)
   if (message.length - at < HEADER_BYTES) throw broken('a frame header has 8 bytes', at)

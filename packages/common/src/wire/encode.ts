@@ -115,14 +115,13 @@ function encodeOpaque(type: number, opaque: Buffer): Buffer {
   return bytes
 }
 
-/** One function per frame type. DATA is not here: `writeHeader` and a copy are all it takes. */
+/** One function per frame type. DATA and END are not here: `writeHeader` and a copy are all that they take. */
 export const encode = {
   hello: encodeHello,
   open: encodeOpen,
   opened: (stream: number, creditBytes: number) => encodeU32(frameType.OPENED, stream, creditBytes),
   refused: (stream: number, code: ErrorCode, text?: string) =>
     encodeReason(frameType.REFUSED, stream, code, text),
-  end: (stream: number) => frame(frameType.END, stream, 0),
   reset: (stream: number, code: ErrorCode, text?: string) =>
     encodeReason(frameType.RESET, stream, code, text),
   credit: (stream: number, bytes: number) => encodeU32(frameType.CREDIT, stream, bytes),

@@ -52,8 +52,6 @@ export const frameType = {
   GOAWAY: 0x0b
 } as const
 
-export type FrameType = (typeof frameType)[keyof typeof frameType]
-
 /** Optional abilities, one bit each; in force are those that both hellos name. Other bits are ignored. */
 export const feature = {
   /** Both sides may open streams, one with odd and one with even numbers. */

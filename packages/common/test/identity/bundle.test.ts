@@ -69,10 +69,6 @@ t.test('a bundle offers what TLS needs and says who it is', async t => {
   t.strictSame(bundle.authorities, ['Our CA'])
   t.strictSame(bundle.files, files)
   t.strictSame(Object.keys(bundle.tlsOptions()).sort(), ['ca', 'cert', 'key'])
-  t.equal(bundle.secureContext(), bundle.secureContext())
-  const overrides = { minVersion: 'TLSv1.3' } as const
-  t.equal(bundle.secureContext(overrides), bundle.secureContext(overrides))
-  t.not(bundle.secureContext(overrides), bundle.secureContext())
 })
 
 t.test('without authorities there is no ca', async t => {
@@ -93,7 +89,7 @@ t.test('bundles of operators shake hands: RSA and P-384, with an intermediate', 
     const bundle = await Bundle.load({ ...leaf, ca })
     const { shake } = await handshakes(t, bundle.tlsOptions(), socket => socket.authorized)
 
-    const { verdict, client } = await shake({ secureContext: bundle.secureContext() })
+    const { verdict, client } = await shake(bundle.tlsOptions())
 
     t.equal(verdict, true)
     t.equal(client.authorized, true)
@@ -106,7 +102,7 @@ t.test('files with CRLF, a byte-order mark and prose load and shake hands', asyn
   const bundle = await Bundle.load(files)
   const { shake } = await handshakes(t, bundle.tlsOptions(), socket => socket.authorized)
 
-  t.equal((await shake({ secureContext: bundle.secureContext() })).verdict, true)
+  t.equal((await shake(bundle.tlsOptions())).verdict, true)
 })
 
 t.test('every way a bundle can be wrong names the file and the remedy', async t => {
@@ -238,17 +234,14 @@ t.test('files above the limit are refused', async t => {
 t.test('reload says whether anything changed and keeps what worked', async t => {
   const files = write(makeDirectory(t), first)
   const bundle = await Bundle.load(files)
-  const context = bundle.secureContext()
 
   t.equal(await bundle.reload(), false)
-  t.equal(bundle.secureContext(), context)
   replace(files.cert, second.cert)
   await t.rejects(bundle.reload(), { code: 'BAD_IDENTITY', message: /is not the key of/ })
   t.equal(bundle.identity.commonName, 'first')
   replace(files.key, second.key)
   t.equal(await bundle.reload(), true)
   t.equal(bundle.identity.commonName, 'second')
-  t.not(bundle.secureContext(), context)
   replace(files.ca, ours.cert + makeAuthority('Next CA').cert)
   t.equal(await bundle.reload(), true)
   t.strictSame(bundle.authorities, ['Our CA', 'Next CA'])
@@ -428,7 +421,7 @@ t.test('a TLS server shows the new certificate to the next caller and keeps the 
       host: '127.0.0.1',
       port,
       servername: 'localhost',
-      secureContext: bundle.secureContext()
+      ...bundle.tlsOptions()
     })
     t.teardown(() => socket.destroy())
     await once(socket, 'secureConnect')

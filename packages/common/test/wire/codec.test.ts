@@ -2,11 +2,12 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { type ErrorCode, TunnelError, errors } from '../../src/errors.js'
-import { decode, eachFrame } from '../../src/wire/decode.js'
+import { decode } from '../../src/wire/decode.js'
 import { encode, writeHeader } from '../../src/wire/encode.js'
 import { FRAME_LIMIT_BYTES, HEADER_BYTES, TEXT_LIMIT_BYTES, frameType } from '../../src/wire/frame.js'
 import { type DialOrigin, ORIGIN_LIMIT_BYTES } from '../../src/wire/origin.js'
 import { digits, naiveDecode, naiveFrame, naiveOpen, naiveOrigin } from '../support/naive-codec.js'
+import { eachFrame } from '../support/each-frame.js'
 
 type Row = { name: string; bytes: Buffer; hex: string; meaning: Record<string, unknown> }
 
@@ -15,6 +16,12 @@ const data = (stream: number, payload: string): Buffer => {
   const bytes = Buffer.alloc(HEADER_BYTES + payload.length)
   writeHeader(bytes, 0, frameType.DATA, stream, payload.length)
   bytes.write(payload, HEADER_BYTES)
+  return bytes
+}
+
+const endFrame = (stream: number): Buffer => {
+  const bytes = Buffer.alloc(HEADER_BYTES)
+  writeHeader(bytes, 0, frameType.END, stream, 0)
   return bytes
 }
 
@@ -145,7 +152,7 @@ const table: Row[] = [
     hex: '05 000002 00000001 6869',
     meaning: { type: 'DATA', stream: 1, data: '6869' }
   },
-  { name: 'END', bytes: encode.end(1), hex: '06 000000 00000001', meaning: { type: 'END', stream: 1 } },
+  { name: 'END', bytes: endFrame(1), hex: '06 000000 00000001', meaning: { type: 'END', stream: 1 } },
   {
     name: 'RESET',
     bytes: encode.reset(1, 'TARGET_RESET'),
@@ -477,7 +484,7 @@ const frames = fc.oneof(
   fc.tuple(id, codes, wireText).map(([stream, code, text]) => encode.refused(stream, code, text)),
   fc.tuple(id, codes, wireText).map(([stream, code, text]) => encode.reset(stream, code, text)),
   fc.tuple(codes, wireText).map(([code, text]) => encode.goAway(code, text)),
-  id.map(stream => encode.end(stream)),
+  id.map(stream => endFrame(stream)),
   fc.uint8Array({ minLength: 8, maxLength: 8 }).map(bytes => encode.ping(Buffer.from(bytes))),
   fc.uint8Array({ minLength: 8, maxLength: 8 }).map(bytes => encode.pong(Buffer.from(bytes))),
   fc.tuple(id, fc.uint8Array({ maxLength: 300 })).map(([stream, payload]) => naiveFrame(5, stream, payload))
@@ -539,6 +546,6 @@ function sorted(frame: Record<string, unknown>): [string, unknown][] {
 t.test('numbers at the edges of their fields survive', async t => {
   for (const value of [0, 1, 0xff, 0x100, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff]) {
     t.match(ours(encode.credit(value, value)), [{ stream: value, credit: value }])
-    t.same([...encode.end(value).subarray(4)], digits(value, 4))
+    t.same([...endFrame(value).subarray(4)], digits(value, 4))
   }
 })

@@ -4,7 +4,7 @@
  */
 import t from 'tap'
 import { TunnelError } from '../../src/errors.js'
-import { eachFrame } from '../../src/wire/decode.js'
+import { eachFrame } from '../support/each-frame.js'
 import { collectGarbage } from '../support/garbage.js'
 import { digits, naiveFrame, naiveHello, naiveOpen, naiveOrigin } from '../support/naive-codec.js'
 import { POD, sessionAndPeer, turns, until } from '../support/sessions.js'

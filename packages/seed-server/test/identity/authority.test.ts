@@ -137,12 +137,14 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
     const { port } = server.address() as AddressInfo
     const shake = async (name: string): Promise<tls.TLSSocket> => {
       const accepted = once(server, 'secureConnection')
-      const secureContext = (await load(name)).secureContext({ minVersion: version, maxVersion: version })
+      const bundle = await load(name)
       const socket = tls.connect({
         host: '127.0.0.1',
         port,
         servername: 'vpn.test',
-        secureContext,
+        ...bundle.tlsOptions(),
+        minVersion: version,
+        maxVersion: version,
         checkServerIdentity
       })
       t.teardown(() => socket.destroy())
