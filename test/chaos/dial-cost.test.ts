@@ -3,7 +3,7 @@ import t from 'tap'
 import { Session, type Target } from '@tendril/common'
 import { readRoute } from '@tendril/common/policy/routes'
 import { Registry } from '@tendril/seed-server/registry/registry'
-import { memoryCarrierPair } from '../support/simple-memory-carrier.js'
+import { memoryCarriers } from '@tendril/common/test/support/memory-carrier'
 import { WHOLE, figure } from './traffic.js'
 import { dialContext } from '@tendril/common/test/support/dial-context'
 
@@ -16,7 +16,7 @@ const ROUNDS = WHOLE ? 5 : 1
 
 /** Clients that announce `routes` networks each; their dials go over one session to a side that accepts all. */
 function registryOf(clients: number, routes: number) {
-  const [near, far] = memoryCarrierPair()
+  const [near, far] = memoryCarriers()
   const session = new Session(near)
   const server = new Session(far, { onOpen: incoming => void incoming.accept().resume().end() })
   const registry = new Registry()

@@ -1,6 +1,6 @@
 /**
- * Two Carriers joined in memory, for tests of the multiplexer: messages arrive in a later turn of the event loop, in
- * order. `hold` is a peer that does not read, `cut` a line that breaks; both are what no well-behaved Carrier does.
+ * Two Carriers joined in memory: messages arrive in a later turn of the event loop, in order. They keep every promise of
+ * `Carrier`, and pass its compliance suite. `hold` is a peer that does not read, `cut` a line that breaks.
  */
 import { EventEmitter } from 'node:events'
 import { type Carrier, type CarrierEvents, MESSAGE_LIMIT_BYTES } from '../../src/carrier.js'
