@@ -1,5 +1,5 @@
-// Words that a stranger to the project would have to be told the meaning of, and what stands in their place: an ESLint
-// rule keeps them out of identifiers and file names. The words that are used are the glossary of ARCHITECTURE.md.
+// Words that only the authors of the project understood, and what to write instead. An ESLint rule refuses them in
+// identifiers and file names. The glossary of ARCHITECTURE.md lists the words to use.
 import { basename } from 'node:path'
 
 /** Retired word, in each form that it has → what to write. */

@@ -83,6 +83,6 @@ t.test('senders of a party that wait send one after the other, a share each', as
   }
 
   const rounds = log.filter((_, at) => at % SHARE_UNITS === 0)
-  // The first one has sent before there was anybody to wait for, and was the first to wait.
+  // Sender a used the first share, and so it was also the first to wait for the next one.
   t.same(rounds, ['a', 'a', 'b', 'c', 'a', 'b', 'c', 'a', 'b', 'c', 'b', 'c'])
 })

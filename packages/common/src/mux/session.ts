@@ -329,7 +329,7 @@ export class Session extends EventEmitter<SessionEvents> {
   /** Ends the session and resets its streams. Safe to call twice. */
   close(code: ErrorCode = 'CLOSED', detail?: string): void {
     if (this.#state === 'closed') return
-    // The last message needs no turn.
+    // Queued frames are sent before the close, even if the share of this turn is used up.
     while (this.#maySend) this.#sendMessage()
     this.#carrier.close(code, detail)
     this.#end(new TunnelError(code, detail))

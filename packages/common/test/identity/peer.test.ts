@@ -46,7 +46,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
 
   t.test(`over ${version} every bad certificate is refused with its reason`, async t => {
     const past = makeAuthority('Our CA', { now: new Date(Date.now() - 9 * DAY_MS) })
-    const untrusted = makeAuthority('Strangers CA')
+    const untrusted = makeAuthority('Unknown CA')
     const expired = ours.issue({ commonName: 'old', validityDays: 1, now: new Date('2026-01-01T00:00:00Z') })
     const early = ours.issue({ commonName: 'early', now: new Date(Date.now() + 5 * DAY_MS) })
     const authority = { cert: untrusted.cert, key: untrusted.key }
@@ -62,7 +62,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
       [
         'of untrusted',
         untrusted.issue(),
-        /: certificate of "leaf" is signed by an unknown authority, "Strangers CA"; expected one of: "Our CA"$/
+        /: certificate of "leaf" is signed by an unknown authority, "Unknown CA"; expected one of: "Our CA"$/
       ],
       [
         'of a namesake',
@@ -73,7 +73,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
       [
         'an authority itself',
         authority,
-        /: certificate of "Strangers CA" (is signed by itself|may not be used by clients: its key usage)/
+        /: certificate of "Unknown CA" (is signed by itself|may not be used by clients: its key usage)/
       ],
       [
         'for servers only',
@@ -131,7 +131,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
     const expired = ours.issue({ commonName: 'old', validityDays: 1, now: new Date('2026-01-01T00:00:00Z') })
     const table: [name: string, pair: Partial<Pair>][] = [
       ['without a certificate', {}],
-      ['of untrusted', makeAuthority('Strangers CA').issue()],
+      ['of untrusted', makeAuthority('Unknown CA').issue()],
       ['expired', expired],
       ['for servers only', ours.issue({ usages: ['serverAuth'] })]
     ]

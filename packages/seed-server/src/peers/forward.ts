@@ -6,8 +6,8 @@
 import { type Clock, type Dial, type ErrorCode, HOP_LIMIT, TunnelError, systemClock } from '@tendril/common'
 
 /**
- * A replica that takes dials now. `silent`: it should have been heard of by now, and is not asked. `sibling`: a worker
- * beside this one, which is the last that a dial is passed on to.
+ * A replica that takes dials now. `silent`: nothing was received from it for longer than expected, and it is not asked.
+ * `sibling`: a worker beside this one, which is the last that a dial is passed on to.
  */
 export type PeerView = {
   readonly server: string
